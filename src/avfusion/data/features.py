@@ -1,0 +1,164 @@
+"""Features on disk and in memory: snippets by channels, and the seconds at which each snippet lies.
+
+A shard is an HDF5 file with one group per stream and in it one dataset per video::
+
+    /rgb                      attrs: stream, backbone, weights, geometry..., absent (JSON: video -> reason)
+    /rgb/video_test_0000004   float32 (T, C); attrs: first, stride, window (seconds), backbone, weights
+
+so that any HDF5 viewer shows what it is. A shard is written whole or not at all.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from avfusion.errors import InputError
+from avfusion.files import atomic_path
+
+STREAMS = ("rgb", "flow", "audio")
+
+
+@dataclass(frozen=True)
+class TimeAxis:
+    """Where snippets lie in time. Snippet i is centred at ``first + i * stride``.
+
+    Attributes:
+        first: centre of snippet 0 in seconds from the start of the video.
+        stride: seconds from one centre to the next.
+        window: seconds that one snippet sees.
+    """
+
+    first: float
+    stride: float
+    window: float
+
+    def __post_init__(self) -> None:
+        if not (self.stride > 0 and self.window > 0 and np.isfinite(self.first)):
+            raise ValueError(f"not a time axis: {self}")
+
+    @property
+    def origin(self) -> float:
+        """Second at which the cell of snippet 0 begins, cells being `stride` wide around the centres."""
+        return self.first - self.stride / 2
+
+    def centres(self, count: int) -> NDArray[np.float64]:
+        """Centres of the first `count` snippets in seconds, shape (count,)."""
+        return self.first + self.stride * np.arange(count, dtype=np.float64)
+
+    def end(self, count: int) -> float:
+        """Second at which what the last of `count` snippets sees ends."""
+        return self.first + self.stride * (count - 1) + self.window / 2
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Features of one stream of one video: `values` float32 (T, C) and the time axis of its T snippets."""
+
+    values: NDArray[np.float32]
+    axis: TimeAxis
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2:
+            raise ValueError(f"features are (snippets, channels), not {self.values.shape}")
+
+
+class FeatureWriter:
+    """Write streams of features to one HDF5 file, which appears at `path` when the block ends well.
+
+    Example:
+        >>> with FeatureWriter("rgb.h5") as out:  # doctest: +SKIP
+        ...     out.stream("rgb", backbone="i3d", weights="sha256:...")
+        ...     out.add("rgb", "clip", features)
+        ...     out.absent("rgb", "broken", "no video track")
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._stack = ExitStack()
+        self._absent: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> "FeatureWriter":
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self._path))
+            self._file = stack.enter_context(h5py.File(temporary, "w"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            for name, absent in self._absent.items():
+                self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+        self._stack.__exit__(kind, error, trace)
+
+    def stream(self, name: str, **attributes: Any) -> None:
+        """Begin a stream; `attributes` (backbone, weights, flow method, ...) describe how it was made."""
+        group = self._file.create_group(name)
+        group.attrs.update({"stream": name, **attributes})
+        self._absent[name] = {}
+
+    def add(self, stream: str, video: str, features: VideoFeatures) -> None:
+        """Store the features of one video."""
+        group = self._file[stream]
+        data = group.create_dataset(video, data=np.ascontiguousarray(features.values, dtype=np.float32))
+        axis = features.axis
+        data.attrs.update({"first": axis.first, "stride": axis.stride, "window": axis.window})
+        data.attrs.update({key: group.attrs[key] for key in ("backbone", "weights") if key in group.attrs})
+
+    def absent(self, stream: str, video: str, reason: str) -> None:
+        """Record that `video` has no such features, and why."""
+        self._absent[stream][video] = reason
+
+
+class FeatureStore(Mapping[str, VideoFeatures]):
+    """One stream of features over any number of shards: a mapping from video id to features.
+
+    Attributes:
+        stream: name of the stream.
+        absent: reason for every video that was looked at and has no such features.
+        attributes: what the first shard says of how the stream was made.
+
+    Raises:
+        InputError: a file is no HDF5 file, has no such stream, or holds a video a second time.
+    """
+
+    def __init__(self, paths: Iterable[str | Path], stream: str) -> None:
+        self.stream = stream
+        self.absent: dict[str, str] = {}
+        self.attributes: dict[str, Any] = {}
+        self._where: dict[str, Path] = {}
+        for path in map(Path, paths):
+            try:
+                with h5py.File(path, "r") as file:
+                    if stream not in file:
+                        raise InputError(path, f"holds {sorted(file)}, not the stream '{stream}'")
+                    group = file[stream]
+                    self.attributes = self.attributes or dict(group.attrs)
+                    self.absent |= json.loads(group.attrs.get("absent", "{}"))
+                    for video in group:
+                        if video in self._where:
+                            raise InputError(path, f"also stands in {self._where[video]}", video)
+                        self._where[video] = path
+            except OSError as error:
+                raise InputError(path, f"cannot be read as HDF5 features ({error})") from error
+
+    def __getitem__(self, video: str) -> VideoFeatures:
+        with h5py.File(self._where[video], "r") as file:
+            data = file[self.stream][video]
+            axis = TimeAxis(*(float(data.attrs[key]) for key in ("first", "stride", "window")))
+            return VideoFeatures(data[()].astype(np.float32, copy=False), axis)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)

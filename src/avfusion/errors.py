@@ -1,0 +1,29 @@
+"""Errors written for the person who reads them: one line, naming file and field and what to do."""
+
+from pathlib import Path
+
+
+class AvfusionError(Exception):
+    """Anything the user can mend. The command line prints its text as one line and exits with 1."""
+
+
+class InputError(AvfusionError, ValueError):
+    """A file or an option holds something that cannot be used.
+
+    Args:
+        source: file (or command line option) that holds the bad value.
+        problem: what is wrong, and what to do about it, without a final full stop.
+        field: place inside the file, such as ``database.video_1.annotations[0].segment`` or ``line 7``.
+    """
+
+    def __init__(self, source: str | Path, problem: str, field: str | None = None) -> None:
+        self.source, self.field, self.problem = str(source), field, problem
+        super().__init__(f"{source}: {field}: {problem}" if field else f"{source}: {problem}")
+
+
+class MediaError(AvfusionError):
+    """A media file (or one stream of it) cannot be used; the text is the reason a manifest row carries."""
+
+
+class MissingWeightsError(AvfusionError):
+    """A backbone was asked for without weights; the text says where they come from."""
