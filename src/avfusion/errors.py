@@ -1,5 +1,7 @@
 """Errors written for the person who reads them: one line, naming file and field and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -27,3 +29,10 @@ class MediaError(AvfusionError):
 
 class MissingWeightsError(AvfusionError):
     """A backbone was asked for without weights; the text says where they come from."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """``; did you mean '...'?`` if one of `choices` is close to `name`, else nothing."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(name.lower().strip(), by_lower, n=1)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -42,5 +42,5 @@ def track(items: Iterable[Item], what: str, total: int | None = None, unit: str 
 def _line(what: str, done: int, total: int | None, unit: str, elapsed: float) -> str:
     if not total:
         return f"{what}: {done} {unit} in {elapsed:.0f} s"
-    remaining = elapsed * (total - done) / done
+    remaining = elapsed * max(total - done, 0) / done
     return f"{what}: {done}/{total} {unit} ({100 * done / total:.0f}%), about {remaining:.0f} s left"

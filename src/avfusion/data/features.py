@@ -9,6 +9,7 @@ so that any HDF5 viewer shows what it is. A shard is written whole or not at all
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.data.hdf5 import check_video_id, reading
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
 STREAMS = ("rgb", "flow", "audio")
+MADE_BY = ("backbone", "weights")  # attributes of a stream that every video repeats and all shards share
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,12 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            for name, absent in self._absent.items():
+        try:
+            for name, absent in self._absent.items() if kind is None else ():
                 self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+        except BaseException:  # a disk that is full: the file must not take its place
+            self._stack.__exit__(*sys.exc_info())
+            raise
         self._stack.__exit__(kind, error, trace)
 
     def stream(self, name: str, **attributes: Any) -> None:
@@ -107,12 +113,19 @@ class FeatureWriter:
         self._absent[name] = {}
 
     def add(self, stream: str, video: str, features: VideoFeatures) -> None:
-        """Store the features of one video."""
+        """Store the features of one video.
+
+        Raises:
+            InputError: the id cannot name a dataset, or the features hold NaN or infinity.
+        """
         group = self._file[stream]
+        check_video_id(self._path, video)
+        if not np.isfinite(features.values).all():
+            raise InputError(self._path, "the features hold NaN or infinity", f"{stream}/{video}")
         data = group.create_dataset(video, data=np.ascontiguousarray(features.values, dtype=np.float32))
         axis = features.axis
         data.attrs.update({"first": axis.first, "stride": axis.stride, "window": axis.window})
-        data.attrs.update({key: group.attrs[key] for key in ("backbone", "weights") if key in group.attrs})
+        data.attrs.update({key: group.attrs[key] for key in MADE_BY if key in group.attrs})
 
     def absent(self, stream: str, video: str, reason: str) -> None:
         """Record that `video` has no such features, and why."""
@@ -128,7 +141,8 @@ class FeatureStore(Mapping[str, VideoFeatures]):
         attributes: what the first shard says of how the stream was made.
 
     Raises:
-        InputError: a file is no HDF5 file, has no such stream, or holds a video a second time.
+        InputError: a file is no HDF5 file, has no such stream, was made with another backbone or weights than
+            the first, or holds a video a second time; when reading a video, its time axis is missing.
     """
 
     def __init__(self, paths: Iterable[str | Path], stream: str) -> None:
@@ -137,22 +151,29 @@ class FeatureStore(Mapping[str, VideoFeatures]):
         self.attributes: dict[str, Any] = {}
         self._where: dict[str, Path] = {}
         for path in map(Path, paths):
-            try:
-                with h5py.File(path, "r") as file:
-                    if stream not in file:
-                        raise InputError(path, f"holds {sorted(file)}, not the stream '{stream}'")
-                    group = file[stream]
-                    self.attributes = self.attributes or dict(group.attrs)
-                    self.absent |= json.loads(group.attrs.get("absent", "{}"))
-                    for video in group:
-                        if video in self._where:
-                            raise InputError(path, f"also stands in {self._where[video]}", video)
-                        self._where[video] = path
-            except OSError as error:
-                raise InputError(path, f"cannot be read as HDF5 features ({error})") from error
+            with reading(path, "features") as file:
+                if stream not in file:
+                    raise InputError(path, f"holds {sorted(file)}, not the stream '{stream}'")
+                self._add_shard(path, file[stream])
+
+    def _add_shard(self, path: Path, group: h5py.Group) -> None:
+        attributes = dict(group.attrs)
+        self.absent |= json.loads(attributes.pop("absent", "{}"))
+        self.attributes = self.attributes or attributes
+        for key in MADE_BY:
+            here, first = attributes.get(key), self.attributes.get(key)
+            if here != first:
+                raise InputError(
+                    path, f"is '{here}', but '{first}' in the first shard", f"{self.stream}: {key}"
+                )
+        for video in group:
+            if video in self._where:
+                raise InputError(path, f"also stands in {self._where[video]}", video)
+            self._where[video] = path
 
     def __getitem__(self, video: str) -> VideoFeatures:
-        with h5py.File(self._where[video], "r") as file:
+        path = self._where[video]
+        with reading(path, "features") as file:
             data = file[self.stream][video]
             axis = TimeAxis(*(float(data.attrs[key]) for key in ("first", "stride", "window")))
             return VideoFeatures(data[()].astype(np.float32, copy=False), axis)

@@ -2,10 +2,12 @@
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any, get_type_hints
 
+from avfusion.data.tables import parse_csv, read_text
 from avfusion.errors import InputError
 from avfusion.files import write_text
 
@@ -46,7 +48,9 @@ class ManifestRow:
         return self.status == OK
 
 
-COLUMNS = tuple(field.name for field in fields(ManifestRow))
+FORMS: dict[str, type] = get_type_hints(ManifestRow)
+COLUMNS = tuple(FORMS)
+MEANT = {float: "number of 0 or more", int: "whole number of 0 or more", bool: "0 or 1", str: "text"}
 
 
 def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> None:
@@ -55,11 +59,8 @@ def write_manifest(path: str | Path, rows: Iterable[ManifestRow]) -> None:
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        values = asdict(row) | {"has_audio": int(row.has_audio)}
-        writer.writerow(
-            " ".join(str(value).split()) if isinstance(value, str) else repr(value)
-            for value in values.values()
-        )
+        values = (getattr(row, name) for name in COLUMNS)
+        writer.writerow(_to_cell(value, form) for value, form in zip(values, FORMS.values(), strict=True))
     write_text(path, text.getvalue())
 
 
@@ -67,42 +68,46 @@ def read_manifest(path: str | Path) -> list[ManifestRow]:
     """Read a manifest TSV.
 
     Raises:
-        InputError: a missing column, a value that is no number, or a video id that occurs twice.
+        InputError: no such file, a missing column, a cell that does not hold what it should, or a video id
+            that occurs twice; with its line and column.
     """
-    with Path(path).open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream, delimiter="\t")
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise InputError(path, f"columns missing: {', '.join(sorted(missing))}", "line 1")
-        rows: list[ManifestRow] = []
-        seen: set[str] = set()
-        for record in reader:
-            where = f"line {reader.line_num}"
-            if record["id"] in seen:
-                raise InputError(path, f"video id '{record['id']}' occurs twice", where)
-            seen.add(record["id"])
-            rows.append(_row(path, where, record))
+    table = parse_csv(path, read_text(path), {name: (name,) for name in COLUMNS}, delimiter="\t")
+    rows: list[ManifestRow] = []
+    seen: set[str] = set()
+    for index, cells in enumerate(zip(*(table.columns[name] for name in COLUMNS), strict=True)):
+        values = {}
+        for (name, form), cell in zip(FORMS.items(), cells, strict=True):
+            try:
+                values[name] = _from_cell(cell, form)
+            except ValueError as error:
+                where = f"{table.line(index)}, column {name}"
+                raise InputError(path, f"'{cell}' is no {MEANT[form]}", where) from error
+        row = ManifestRow(**values)
+        if not row.id or row.id in seen:
+            problem = f"video id '{row.id}' occurs twice" if row.id else "the video id is empty"
+            raise InputError(path, problem, f"{table.line(index)}, column id")
+        seen.add(row.id)
+        rows.append(row)
     return rows
 
 
-def _row(path: str | Path, where: str, record: dict[str, str]) -> ManifestRow:
-    try:
-        return ManifestRow(
-            id=record["id"],
-            subset=record["subset"],
-            path=record["path"],
-            duration=float(record["duration"]),
-            fps=float(record["fps"]),
-            frames=int(record["frames"]),
-            has_audio=bool(int(record["has_audio"])),
-            sample_rate=int(record["sample_rate"]),
-            sha256=record["sha256"],
-            status=record["status"],
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(path, f"a column does not hold what it should ({error})", where) from error
+def _to_cell(value: Any, form: type) -> str:
+    if form is str:
+        return " ".join(value.split()) if "\n" in value or "\t" in value else value
+    return repr(float(value)) if form is float else str(int(value))  # not numpy's repr
+
+
+def _from_cell(cell: str, form: type) -> Any:
+    if form is bool:
+        return bool(("0", "1").index(cell))
+    value = form(cell)
+    if form is not str and not 0 <= value < float("inf"):
+        raise ValueError(cell)
+    return value
 
 
 def shard_of(rows: list[ManifestRow], shard: int, shards: int) -> list[ManifestRow]:
     """Rows of one of `shards` shards: every `shards`-th row, beginning with row `shard`."""
+    if not 0 <= shard < shards:
+        raise ValueError(f"there is no shard {shard} of {shards}")
     return rows[shard::shards]

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.data.hdf5 import check_video_id, reading
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
@@ -29,6 +30,8 @@ def sliding_windows(duration: float, lengths: Sequence[float], overlap: float = 
         float64 (N, 2) of [start, end] in seconds, by length and then by start. The last window of each
         length ends with the video, so that its end is always covered.
     """
+    if not (duration > 0 and all(length > 0 for length in lengths)):
+        raise ValueError(f"duration and lengths must be above 0, not {duration} and {list(lengths)}")
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be in [0, 1), not {overlap}")
     windows = []
@@ -44,6 +47,7 @@ def write_proposals(path: str | Path, proposals: Mapping[str, Segments], source:
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["source"] = source
         for video, segments in proposals.items():
+            check_video_id(path, video)
             file.create_dataset(video, data=np.asarray(segments, dtype=np.float64).reshape(-1, 2))
 
 
@@ -53,11 +57,8 @@ def read_proposals(path: str | Path) -> dict[str, Segments]:
     Raises:
         InputError: no HDF5 file, a dataset of another shape, or a segment that ends before it starts.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            proposals = {video: file[video][()] for video in file}
-    except OSError as error:
-        raise InputError(path, f"cannot be read as HDF5 proposals ({error})") from error
+    with reading(path, "proposals") as file:
+        proposals = {video: np.asarray(file[video][()], dtype=np.float64) for video in file}
     for video, segments in proposals.items():
         if segments.ndim != 2 or segments.shape[1] != 2:
             raise InputError(path, f"shape {segments.shape}, expected (N, 2)", video)
