@@ -1,0 +1,98 @@
+"""Encoding fusion: features of two streams joined before the detector sees them.
+
+The schemes of "Hear Me Out" (tal-hmo, `modular_fusion.py`) work by *counts* of snippets: they take for
+granted that both streams cover the same time. The time axis of the result therefore follows from the visual
+one alone. With Tv visual and Ta audio snippets:
+
+=========== ============ ================================== =============================================
+scheme      needs        snippets of the result             time axis of the result
+=========== ============ ================================== =============================================
+concat      Ta = Tv      Tv                                 the visual one
+dup_trim    Ta >= Tv     Tv r with r = Ta // Tv             the visual one, its cells divided into r
+dup_trim    Ta < Tv      Ta r with r = Tv // Ta             the visual one
+avg_trim    Ta >= Tv     min(Tv, ceil(Ta / 2))              the visual one
+=========== ============ ================================== =============================================
+
+A new scheme is a function of two `VideoFeatures` in the table `SCHEMES`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from avfusion.data.features import TimeAxis, VideoFeatures
+from avfusion.errors import InputError
+
+Scheme = Callable[[VideoFeatures, VideoFeatures], VideoFeatures]
+
+
+def fuse(scheme: str, visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
+    """Join the features of one video: (Tv, Cv) and (Ta, Ca) to (T, Cv + Ca), visual channels first.
+
+    Args:
+        scheme: a name in `SCHEMES`.
+
+    Raises:
+        InputError: an unknown scheme, a stream without snippets, or lengths that the scheme cannot join.
+    """
+    if scheme not in SCHEMES:
+        raise InputError(f"fusion '{scheme}'", f"no such scheme; there are {', '.join(SCHEMES)}")
+    if not (len(visual.values) and len(audio.values)):
+        raise _lengths(scheme, visual, audio, "a stream without snippets cannot be fused")
+    return SCHEMES[scheme](visual, audio)
+
+
+def concat(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
+    """Snippet i beside snippet i; both streams must have equally many."""
+    if len(visual.values) != len(audio.values):
+        advice = "it needs equally many: extract the audio on the visual grid, or choose dup_trim"
+        raise _lengths("concat", visual, audio, advice)
+    return _joined(visual.values, audio.values, visual.axis)
+
+
+def dup_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
+    """Repeat the snippets of the shorter stream floor(ratio) times, then cut both to the shorter length.
+
+    As published: with a ratio of 5:2 the repeated stream falls behind, and the tail of the other is lost.
+    """
+    if len(audio.values) >= len(visual.values):
+        ratio = len(audio.values) // len(visual.values)
+        axis = visual.axis
+        stride = axis.stride / ratio
+        # The first of r equal copies stands for the first part of the cell of snippet 0.
+        axis = TimeAxis(first=axis.origin + stride / 2, stride=stride, window=axis.window)
+        return _joined(np.repeat(visual.values, ratio, axis=0), audio.values, axis)
+    ratio = len(visual.values) // len(audio.values)
+    return _joined(visual.values, np.repeat(audio.values, ratio, axis=0), visual.axis)
+
+
+def avg_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
+    """Average r = Ta // Tv audio snippets from every *second* one on, then cut both to the shorter length.
+
+    As published: the windows step by 2 whatever r is. So they are a partition for r = 2 only; for r = 1
+    every other audio snippet is left out and half of the video is cut off; for r >= 3 windows overlap and
+    only the first 2 Tv + r - 2 audio snippets are used, sound running slower than the picture. Where audio
+    is the shorter one the published code gives NaN; here it is an error.
+    """
+    if len(audio.values) < len(visual.values):
+        advice = "it averages audio, which must have at least as many: choose dup_trim"
+        raise _lengths("avg_trim", visual, audio, advice)
+    ratio = len(audio.values) // len(visual.values)
+    windows = sliding_window_view(audio.values.astype(np.float32, copy=False), ratio, axis=0)[::2]
+    count = min(len(windows), len(visual.values))
+    return _joined(visual.values, windows[:count].mean(axis=-1, dtype=np.float32), visual.axis)
+
+
+SCHEMES: dict[str, Scheme] = {"concat": concat, "dup_trim": dup_trim, "avg_trim": avg_trim}
+
+
+def _joined(visual: np.ndarray, audio: np.ndarray, axis: TimeAxis) -> VideoFeatures:
+    count = min(len(visual), len(audio))
+    values = np.concatenate([visual[:count], audio[:count]], axis=1, dtype=np.float32, casting="same_kind")
+    return VideoFeatures(values, axis)
+
+
+def _lengths(scheme: str, visual: VideoFeatures, audio: VideoFeatures, advice: str) -> InputError:
+    counts = f"{len(visual.values)} visual and {len(audio.values)} audio snippets"
+    return InputError(f"fusion '{scheme}'", f"{counts}: {advice}")

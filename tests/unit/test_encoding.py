@@ -1,0 +1,84 @@
+"""Encoding fusion: what stands beside what, and when."""
+
+import numpy as np
+import pytest
+
+from avfusion.data.features import TimeAxis, VideoFeatures
+from avfusion.errors import InputError
+from avfusion.fusion.encoding import SCHEMES, fuse
+
+VISUAL = TimeAxis(first=0.64, stride=0.32, window=1.28)
+AUDIO = TimeAxis(first=0.48, stride=0.96, window=0.96)
+
+
+def counted(count: int, axis: TimeAxis = VISUAL, channels: int = 1) -> VideoFeatures:
+    """Snippet i holds the value i in every channel."""
+    return VideoFeatures(np.repeat(np.arange(count, dtype=np.float32)[:, None], channels, axis=1), axis)
+
+
+def pairs(scheme: str, visual: int, audio: int) -> list[tuple[float, float]]:
+    values = fuse(scheme, counted(visual), counted(audio, AUDIO)).values
+    return [(float(row[0]), float(row[1])) for row in values]
+
+
+def test_concat_puts_snippets_side_by_side() -> None:
+    fused = fuse("concat", counted(3, channels=2), counted(3, AUDIO, channels=4))
+    assert fused.values.tolist() == [[i] * 6 for i in range(3)]
+    assert fused.values.dtype == np.float32
+    assert fused.axis == VISUAL
+
+
+@pytest.mark.parametrize(("visual", "audio"), [(3, 4), (4, 3)])
+def test_concat_names_both_lengths(visual: int, audio: int) -> None:
+    with pytest.raises(InputError, match=rf"'concat': {visual} visual and {audio} audio.*dup_trim"):
+        fuse("concat", counted(visual), counted(audio))
+
+
+def test_dup_trim_repeats_the_picture() -> None:
+    assert pairs("dup_trim", 2, 5) == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    fused = fuse("dup_trim", counted(2), counted(5, AUDIO))
+    # The cell of snippet 0 is 0.48 to 0.80 s; its halves are centred at 0.56 and 0.72 s.
+    np.testing.assert_allclose(fused.axis.centres(4), [0.56, 0.72, 0.88, 1.04], rtol=0, atol=1e-12)
+    assert fused.axis.stride == pytest.approx(0.16)
+    assert fused.axis.window == VISUAL.window
+    assert fused.axis.origin == pytest.approx(VISUAL.origin)
+
+
+def test_dup_trim_repeats_the_sound() -> None:
+    assert pairs("dup_trim", 7, 3) == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+    assert fuse("dup_trim", counted(7), counted(3, AUDIO)).axis == VISUAL
+
+
+def test_dup_trim_of_equal_lengths_is_concat() -> None:
+    fused, plain = (fuse(scheme, counted(3), counted(3, AUDIO)) for scheme in ("dup_trim", "concat"))
+    np.testing.assert_array_equal(fused.values, plain.values)
+    np.testing.assert_allclose(fused.axis.centres(3), plain.axis.centres(3), rtol=0, atol=1e-12)
+
+
+def test_avg_trim_steps_by_two_whatever_the_ratio() -> None:
+    assert pairs("avg_trim", 3, 6) == [(0, 0.5), (1, 2.5), (2, 4.5)]
+    assert pairs("avg_trim", 4, 4) == [(0, 0), (1, 2)]  # half of the video is gone
+    assert pairs("avg_trim", 2, 6) == [(0, 1), (1, 3)]  # the last two audio snippets are never used
+    assert fuse("avg_trim", counted(2), counted(6, AUDIO)).axis == VISUAL
+
+
+def test_avg_trim_refuses_what_was_nan() -> None:
+    with pytest.raises(InputError, match=r"'avg_trim': 4 visual and 3 audio"):
+        fuse("avg_trim", counted(4), counted(3))
+
+
+def test_unknown_scheme_and_empty_streams() -> None:
+    with pytest.raises(InputError, match="'sum': no such scheme; there are concat, dup_trim, avg_trim"):
+        fuse("sum", counted(1), counted(1))
+    for scheme in SCHEMES:
+        for visual, audio in [(0, 3), (3, 0), (0, 0)]:
+            with pytest.raises(InputError, match=f"{visual} visual and {audio} audio"):
+                fuse(scheme, counted(visual), counted(audio))
+
+
+def test_the_inputs_are_left_alone() -> None:
+    for scheme in SCHEMES:
+        visual, audio = counted(2), counted(2)
+        fused = fuse(scheme, visual, audio)
+        fused.values[:] = 9
+        assert visual.values.tolist() == audio.values.tolist() == [[0], [1]]
