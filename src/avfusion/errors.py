@@ -36,3 +36,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = get_close_matches(name.lower().strip(), by_lower, n=1)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def known_names(name: str, choices: Iterable[str]) -> str:
+    """What to write instead of `name`: the closest of `choices`, or all of them."""
+    choices = list(choices)
+    return did_you_mean(name, choices) or (f"; known: {', '.join(choices)}" if choices else "")

@@ -11,8 +11,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from avfusion.errors import InputError
-from avfusion.schema import known_names
+from avfusion.errors import InputError, known_names
 
 Options = TypeVar("Options")
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}

@@ -1,0 +1,57 @@
+"""From what a dataset's file says of a stream to the objects that `extract` works with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avfusion.backbones.extract import Backbone, StreamConfig
+from avfusion.backbones.weights import SOURCES, BackboneConfig, load_backbone
+from avfusion.errors import InputError
+from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+
+CHANNELS = {"rgb": 3, "flow": 2}
+
+
+def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> StreamConfig:
+    """The configuration of a stream.
+
+    Args:
+        name: of the stream.
+        streams: options by stream, as config/schemas/dataset.schema.yaml describes them: of this one, and of
+            the one whose grid it follows.
+    """
+    options = streams[name]
+    if name == "audio":
+        follow = options["grid"] and _frames(streams[options["grid"]])
+        geometry: AudioGeometry | SnippetGeometry = AudioGeometry(
+            options["window"], options["stride"], follow
+        )
+        backbone = BackboneConfig("vggish", width=options["width"], final_relu=options["final_relu"])
+    else:
+        geometry = _frames(options)
+        backbone = BackboneConfig(
+            "i3d", CHANNELS[name], options["width"], options["endpoint"], options["layout"]
+        )
+    return StreamConfig(name, backbone, geometry, options.get("flow"), options["batch_size"])
+
+
+def ready_backbone(config: StreamConfig, weights: str | None, device: str) -> Backbone:
+    """The network of a stream with its weights, on `device`.
+
+    Args:
+        weights: path of a file, ``random:SEED``, or None.
+
+    Raises:
+        MissingWeightsError: no weights were named.
+        InputError: the file is not there, or does not fit.
+    """
+    name = config.backbone.name
+    if weights and not weights.startswith("random:") and not Path(weights).exists():
+        raise InputError(weights, f"does not exist; put the weights of {name} there ({SOURCES[name]})")
+    module, description = load_backbone(config.name, weights, config.backbone)
+    return Backbone(module.to(device).eval(), description)
+
+
+def _frames(options: Mapping[str, Any]) -> SnippetGeometry:
+    names = ("window", "stride", "fps", "size", "short_side")
+    return SnippetGeometry(**{name: options[name] for name in names})

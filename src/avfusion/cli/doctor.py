@@ -1,0 +1,181 @@
+"""``avfusion doctor``: whether everything that is needed is here, and what to do about what is not."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Literal
+
+DESCRIPTION = """\
+Say which versions, devices, codecs and compiled operators are here, and where weights come from. The exit
+status is 1 if something is missing that AVFusion cannot do without on a CPU; a line then says what to do."""
+INSTALL = "run `pip install -e .` in the checkout"
+# distribution -> module; matplotlib and jsonschema serve reports and the workflow's config
+NEEDED = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "av": "av",
+    "opencv-contrib-python-headless": "cv2",
+    "h5py": "h5py",
+    "resampy": "resampy",
+    "PyYAML": "yaml",
+    "jsonschema": "jsonschema",
+    "matplotlib": "matplotlib",
+    "tqdm": "tqdm",
+}
+WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm")
+DECODERS = ("h264", "mpeg4", "aac", "mp3")
+DECODERS_OFTEN_MET = ("hevc", "vp9", "av1", "opus", "vorbis")
+ENCODERS_OF_THE_DEMO = ("libx264", "aac")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: what was looked at.
+        text: what was found.
+        advice: what to do; empty if nothing is wrong.
+        needed: whether AVFusion cannot do without.
+    """
+
+    topic: str
+    text: str
+    advice: str = ""
+    needed: bool = True
+
+    @property
+    def missing(self) -> bool:
+        """Whether this stops AVFusion from working on a CPU."""
+        return bool(self.advice) and self.needed
+
+    def __str__(self) -> str:
+        mark = "MISSING" if self.missing else "note" if self.advice else "ok"
+        return f"{mark:<7}  {self.topic}: {self.text}" + (f"; {self.advice}" if self.advice else "")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the sub-command."""
+    parser = subparsers.add_parser(
+        "doctor", help="versions, devices, codecs, compiled operators, weights", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; 0 if nothing that is needed is missing, else 1."""
+    missing = 0
+    for finding in examine():
+        print(finding, flush=True)
+        missing += finding.missing
+    things = "1 thing is" if missing == 1 else f"{missing} things are"
+    print(f"\n{things} missing" if missing else "\neverything that is needed is here")
+    return 1 if missing else 0
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, needed things first in each group."""
+    yield from _versions()
+    yield from _group("device", _device)
+    yield from _group("operators", _operators)
+    yield from _group("codecs", _codecs)
+    yield from _group("weights", _weights)
+
+
+def _group(topic: str, findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Findings that need a package; if it is missing, that was said before."""
+    try:
+        yield from findings()
+    except ImportError as error:
+        yield Finding(topic, f"cannot be looked at without {error.name}", "see above", needed=False)
+
+
+def _versions() -> Iterator[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    yield Finding("python", platform.python_version(), "" if supported else "use Python 3.11 or 3.12")
+    for name, module in NEEDED.items():
+        try:
+            import_module(module)
+        except (ImportError, OSError) as error:
+            yield Finding(name, f"cannot be imported ({error})", INSTALL)
+        else:
+            yield Finding(name, _version(name) or "version unknown")
+    for name in WORKFLOW:
+        advice = "only the workflow needs it: `pip install -e '.[workflow]'`"
+        found = _version(name)
+        yield Finding(name, found or "not installed", "" if found else advice, needed=False)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _device() -> Iterator[Finding]:
+    import torch
+
+    threads = torch.get_num_threads()
+    yield Finding("cpu", f"{threads} threads, {torch.backends.cpu.get_cpu_capability()}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+            yield Finding("cuda", f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+    else:
+        built = torch.version.cuda
+        yield Finding(
+            "cuda", f"no device (torch for CUDA {built})" if built else "no device, torch is a CPU build"
+        )
+
+
+def _operators() -> Iterator[Finding]:
+    from avfusion.ops import extension_status
+
+    status = extension_status()
+    advice = "" if status.loaded else "everything works without it, training more slowly"
+    yield Finding("operators", str(status), advice, needed=False)
+
+
+def _codecs() -> Iterator[Finding]:
+    import av
+    import cv2
+
+    versions = {name: ".".join(map(str, number)) for name, number in av.library_versions.items()}
+    yield Finding("ffmpeg", ", ".join(f"{name} {versions[name]}" for name in ("libavcodec", "libavformat")))
+    yield _codec_finding("decoders", DECODERS, "r", f"av without them: {INSTALL}")
+    yield _codec_finding(
+        "further decoders", DECODERS_OFTEN_MET, "r", "videos in them will be left out", False
+    )
+    yield _codec_finding("encoders", ENCODERS_OF_THE_DEMO, "w", "the demo cannot be rendered", False)
+    tvl1 = hasattr(cv2, "optflow")
+    advice = "" if tvl1 else "replace opencv by opencv-contrib-python-headless for tvl1; dis works"
+    yield Finding("optical flow", "tvl1, dis" if tvl1 else "dis, but not tvl1", advice, needed=False)
+
+
+def _codec_finding(
+    topic: str, names: tuple[str, ...], mode: Literal["r", "w"], advice: str, needed: bool = True
+) -> Finding:
+    import av.codec
+
+    lacking = []
+    for name in names:
+        try:
+            av.codec.Codec(name, mode)
+        except ValueError:  # av.codec.codec.UnknownCodecError
+            lacking.append(name)
+    if lacking:
+        return Finding(topic, f"{', '.join(lacking)} not there", advice, needed)
+    return Finding(topic, ", ".join(names))
+
+
+def _weights() -> Iterator[Finding]:
+    from avfusion.backbones.weights import SOURCES
+
+    for name, source in SOURCES.items():
+        yield Finding(f"weights of {name}", "none come with AVFusion", f"take {source}", needed=False)
+    where = "`weights:` of a stream in config/datasets/NAME.yaml, or `avfusion extract --weights STREAM=FILE`"
+    yield Finding("place of weights", f"only where you say, {where}")
