@@ -1,0 +1,12 @@
+// Schemas of RoI max pooling along time. avfusion/ops/roi_pool.py repeats them for installations without
+// this extension (a test compares the two), and holds the shape functions and the autograd formula.
+#include <torch/library.h>
+
+TORCH_LIBRARY_FRAGMENT(avfusion, m) {
+  m.def(
+      "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale)"
+      " -> (Tensor output, Tensor argmax)");
+  m.def(
+      "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor batch_index, SymInt batch, SymInt frames)"
+      " -> Tensor");
+}

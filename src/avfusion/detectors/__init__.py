@@ -1,0 +1,36 @@
+"""Detectors, and how one is built by its name."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from avfusion.detectors.base import Detector
+from avfusion.errors import InputError, known_names
+from avfusion.options import read_options
+
+DETECTORS = {"muses": "avfusion.detectors.muses"}  # every module has `build` and `Options`
+
+
+def build_detector(
+    name: str, options: Mapping[str, Any], channels: int, classes: int, source: str | Path = "config"
+) -> Detector[Any]:
+    """A detector with fresh weights, drawn from torch's global generator.
+
+    Args:
+        name: of the detector.
+        options: its options by name; the rest have the published values.
+        channels: width of the features.
+        classes: number of classes, without background.
+        source: file or argument that `options` come from, for messages.
+
+    Raises:
+        InputError: there is no such detector or option, or an option has a wrong value.
+    """
+    if name not in DETECTORS:
+        raise InputError(source, f"there is no detector '{name}'{known_names(name, DETECTORS)}", "detector")
+    module = import_module(DETECTORS[name])
+    detector: Detector[Any] = module.build(
+        read_options(module.Options, options, source, "model"), channels, classes
+    )
+    return detector

@@ -1,0 +1,344 @@
+"""MUSES (Liu et al., Multi-shot Temporal Event Localization, CVPR 2021): scores and refines proposals.
+
+    features (B, C, T)
+      -> backbone: two layers of multi-scale temporal aggregation, each with a ReLU
+      -> RoI max pooling of the proposal extended by half its length on both sides, 2 S bins
+      -> middle S bins: activity, which class or background (K + 1)
+         all 2 S bins: completeness per class (K), shift of centre and log length per class (K, 2)
+
+Parameter names and shapes are those of the published checkpoints. What differs from the published code: the
+four branches of a layer are computed as one convolution (same function, see `avfusion.ops.msta`); several
+videos of different length make one batch, without seeing their padding; the caller's RoIs are not changed in
+place. Initial weights and the place of dropout are ours: the golden data says nothing of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avfusion.data.scores import ProposalScores
+from avfusion.detectors.base import TOTAL, Detector, Video
+from avfusion.detectors.losses import completeness_loss, regression_loss
+from avfusion.detectors.sampling import (
+    BACKGROUND,
+    FOREGROUND,
+    INCOMPLETE,
+    SPATIAL_SCALE,
+    Sample,
+    SamplingOptions,
+    VideoPools,
+    draw_sample,
+    regression_statistics,
+    tick_count,
+    video_candidates,
+    video_pools,
+    video_rois,
+)
+from avfusion.ops import msta_conv1d, roi_max_pool1d
+from avfusion.options import require
+
+KERNEL_SIZES = ((1, 3), (3, 3), (3, 3), (3, 3))  # rows (units) and columns (snippets) of the branches
+UNITS = (3, 3, 6, 9)  # snippets per unit of the branches
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of MUSES; the defaults are the published ones for THUMOS14.
+
+    Attributes:
+        backbone_dims: channels of the two aggregation layers.
+        hidden: width of the two hidden layers of the heads.
+        roi_size: bins S of the proposal itself.
+        dropout: share of the hidden units of the heads that is left out in training.
+        completeness_weight: weight of the completeness loss; the activity loss has 1.
+        regression_weight: weight of the regression loss.
+        hard_ratio: share of hard negatives in the completeness loss.
+        groups: samples of proposals (see `sampling`) that share one pass of a video through the backbone.
+            Published is 1; more train the heads on more proposals for little more time.
+        sampling: which proposals are drawn, and how many of each kind.
+        mend_missing: leave stand-ins for missing incomplete proposals out of the completeness loss; false is
+            as published, where they count as incomplete although they are foreground.
+    """
+
+    backbone_dims: tuple[int, ...] = (384, 512)
+    hidden: int = 384
+    roi_size: int = 4
+    dropout: float = 0.8
+    completeness_weight: float = 0.5
+    regression_weight: float = 0.5
+    hard_ratio: float = 0.17
+    groups: int = 1
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    mend_missing: bool = True
+
+    def __post_init__(self) -> None:
+        dims = self.backbone_dims
+        require(len(dims) == 2 and min(dims) >= 1, "backbone_dims", f"must be two widths, not {dims}")
+        for name in ("hidden", "groups"):
+            require(getattr(self, name) >= 1, name, f"must be at least 1, not {getattr(self, name)}")
+        even = self.roi_size >= 2 and self.roi_size % 2 == 0
+        require(even, "roi_size", f"must be even, so that half of it fits on both sides, not {self.roi_size}")
+        require(0 <= self.dropout < 1, "dropout", f"must be in [0, 1), not {self.dropout}")
+        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
+            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
+
+
+class Example(NamedTuple):
+    """A training example: features (C, T) of a video, and one or more samples of its proposals."""
+
+    features: Tensor
+    samples: Sequence[Sample]
+
+
+class HeadScores(NamedTuple):
+    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
+
+    activity: Tensor
+    completeness: Tensor
+    regression: Tensor
+
+
+class Branch(nn.Module):
+    """Weights of one branch of an aggregation layer, in the published shape (out, in, 1, rows * columns)."""
+
+    def __init__(self, channels: int, out_channels: int, taps: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, channels, 1, taps))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+
+class AggregationLayer(nn.Module):
+    """Multi-scale temporal aggregation: (B, C, T) to (B, O, T)."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__()
+        taps = [rows * columns for rows, columns in KERNEL_SIZES]
+        self.branches = nn.ModuleList(Branch(channels, out_channels, count) for count in taps)
+        for weight in self._of_branches("weight"):
+            # He initialisation of the sum of the branches
+            nn.init.normal_(weight, std=(2 / (channels * sum(taps))) ** 0.5)
+
+    def _of_branches(self, name: str) -> list[Tensor]:
+        return [branch.get_parameter(name) for branch in self.branches]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Sum of the branches."""
+        weights, biases = self._of_branches("weight"), self._of_branches("bias")
+        return msta_conv1d(features, weights, biases, KERNEL_SIZES, UNITS)
+
+
+class Backbone(nn.Module):
+    """Two aggregation layers with ReLU; (B, C, T) to (B, D, T)."""
+
+    def __init__(self, channels: int, dims: Sequence[int]) -> None:
+        super().__init__()
+        widths = (channels, *dims)
+        layers: list[nn.Module] = []
+        for width, out in pairwise(widths):
+            layers += [AggregationLayer(width, out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Apply the layers; what `inside` (B, 1, T) marks with 0 is padding and stays 0 after every layer."""
+        for layer in self.layers:
+            features = layer(features)
+            if inside is not None and isinstance(layer, nn.ReLU):
+                features = features * inside
+        return features
+
+
+class RoiHead(nn.Module):
+    """Pooled proposals (N, D, 2 S) to scores; attribute names are those of the published checkpoints."""
+
+    def __init__(self, channels: int, classes: int, options: Options) -> None:
+        super().__init__()
+        size, hidden = options.roi_size, options.hidden
+        self.margin = size // 2
+        self.activity_fc = nn.Linear(hidden, classes + 1)
+        self.completeness_fc = nn.Linear(hidden, classes)
+        self.regressor_fc = nn.Linear(hidden, 2 * classes)
+        self.Act_MLP = self._hidden(channels * size, hidden, options.dropout)
+        self.Comp_MLP = self._hidden(channels * size * 2, hidden, options.dropout)
+        for layer in (self.activity_fc, self.completeness_fc, self.regressor_fc):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    @staticmethod
+    def _hidden(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+        linear = nn.Linear(inputs, outputs)
+        nn.init.kaiming_normal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return nn.Sequential(linear, nn.ReLU(), nn.Dropout(dropout))
+
+    def forward(self, pooled: Tensor) -> HeadScores:
+        """Scores of N pooled proposals."""
+        middle = pooled[:, :, self.margin : pooled.shape[2] - self.margin]
+        activity = self.Act_MLP(middle.flatten(1))
+        whole = self.Comp_MLP(pooled.flatten(1))
+        shifts = self.regressor_fc(whole).unflatten(1, (-1, 2))
+        return HeadScores(self.activity_fc(activity), self.completeness_fc(whole), shifts)
+
+
+class MusesTrainingSet:
+    """Training videos that have an instance; an example is the whole video and freshly drawn proposals."""
+
+    def __init__(self, features: Sequence[Tensor], pools: Sequence[VideoPools], detector: "Muses") -> None:
+        self._features, self._pools, self._options = features, pools, detector.options
+        self._statistics = detector.reg_stats.numpy(force=True)
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def draw(self, index: int, rng: np.random.RandomState) -> Example:
+        """Video `index` with newly drawn proposals."""
+        counts = self._options.sampling.counts
+        groups = range(self._options.groups)
+        samples = [draw_sample(self._pools[index], self._statistics, counts, rng) for _ in groups]
+        return Example(self._features[index], samples)
+
+
+class Muses(Detector[ProposalScores]):
+    """The MUSES detector; see the module's text.
+
+    Attributes:
+        options: how it was built.
+        reg_stats: float64 (2, 2), mean and deviation of the regression targets (centre, log length).
+    """
+
+    needs_proposals = True
+    options: Options
+    reg_stats: Tensor
+
+    def __init__(self, options: Options, channels: int, classes: int) -> None:
+        super().__init__()
+        self.options, self.classes = options, classes
+        self.backbone = Backbone(channels, options.backbone_dims)
+        self.roi_head = RoiHead(options.backbone_dims[-1], classes, options)
+        neutral = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+        self.register_buffer("reg_stats", neutral, persistent=False)
+
+    def score(self, features: Tensor, rois: Tensor, inside: Tensor | None = None) -> HeadScores:
+        """Scores of proposals.
+
+        Args:
+            features: (B, C, T).
+            rois: (N, 5): index into the batch, and start, end, extended start, extended end in ticks.
+                Only the extended interval is pooled; one without length counts as one tick long.
+            inside: (B, 1, T), 0 where a video is padded; None if none is.
+        """
+        start, end = rois[:, 3], rois[:, 4]
+        pooled_rois = torch.stack([rois[:, 0], start, torch.maximum(end, start + 1)], dim=1)
+        bins = 2 * self.options.roi_size
+        pooled = roi_max_pool1d(self.backbone(features, inside), pooled_rois, bins, SPATIAL_SCALE)
+        scores: HeadScores = self.roi_head(pooled)
+        return scores
+
+    def training_set(self, videos: Sequence[Video]) -> MusesTrainingSet:
+        """Pools of all videos that have an instance and proposals; fits the regression statistics on them."""
+        pools, features = [], []
+        for video in videos:
+            instances, proposals = video_candidates(video, self.classes)
+            if len(instances):
+                ticks = tick_count(video.features)
+                pools.append(video_pools(instances, proposals, ticks, self.options.sampling))
+                features.append(self._as_tensor(video))
+        self.reg_stats.copy_(torch.from_numpy(regression_statistics(pools)))
+        return MusesTrainingSet(features, pools, self)
+
+    def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The three losses and their weighted sum."""
+        features, inside = pad([example.features for example in examples])
+        samples = [(b, sample) for b, example in enumerate(examples) for sample in example.samples]
+
+        def column(name: str) -> Tensor:
+            stacked = np.stack([getattr(sample, name) for _, sample in samples])
+            return torch.from_numpy(stacked).to(features.device)
+
+        rois = column("rois")
+        index = torch.tensor([b for b, _ in samples], device=features.device)
+        index = index[:, None, None].expand(*rois.shape[:2], 1)
+        scores = self.score(features, torch.cat([index, rois], dim=2).flatten(0, 1), inside)
+        return self.losses(scores, column("kinds"), column("labels"), column("targets"))
+
+    def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The losses of G groups of P proposals: foreground, then incomplete, then background.
+
+        Activity goes by kind (foreground and background), completeness by place (all but the background's),
+        regression by kind (foreground), as published.
+
+        Args:
+            scores: of G * P proposals.
+            kinds: int64 (G, P).
+            labels: int64 (G, P), classes from 1.
+            targets: (G, P, 2), normalised.
+        """
+        options, counts = self.options, self.options.sampling.counts
+        kind, label = kinds.flatten(), labels.flatten()
+        judged = kind != INCOMPLETE
+        activity = functional.cross_entropy(
+            scores.activity[judged], torch.where(kind == BACKGROUND, 0, label)[judged]
+        )
+
+        compared = counts[0] + counts[1]
+        by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
+        counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
+        if options.mend_missing:
+            counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
+        completeness = completeness_loss(
+            by_place, labels[:, :compared], counted, counts[0], options.hard_ratio
+        )
+
+        matched = kind == FOREGROUND
+        regression = regression_loss(
+            scores.regression[matched], label[matched], targets.flatten(0, 1)[matched]
+        )
+        total = activity + options.completeness_weight * completeness + options.regression_weight * regression
+        return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
+
+    @torch.no_grad()
+    def predict(self, video: Video) -> ProposalScores:
+        """Scores of all proposals of a video, with real (de-normalised) shifts."""
+        rois = torch.from_numpy(video_rois(video.features, video.proposals)).to(self.reg_stats.device)
+        rois = torch.cat([torch.zeros_like(rois[:, :1]), rois], dim=1)
+        scores = self.score(self._as_tensor(video)[None], rois)
+        shifts = scores.regression * self.reg_stats[1] + self.reg_stats[0]
+        arrays = [tensor.float().numpy(force=True) for tensor in (*scores[:2], shifts)]
+        return ProposalScores(np.asarray(video.proposals, dtype=np.float64), *arrays)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """The regression statistics, under the name that published checkpoints use."""
+        return {"reg_stats": self.reg_stats}
+
+    def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
+        """Take over `reg_stats`."""
+        self.reg_stats.copy_(statistics["reg_stats"])
+
+    def _as_tensor(self, video: Video) -> Tensor:
+        values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
+        return torch.from_numpy(values).to(self.reg_stats.device)
+
+
+def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Features (C, T) of several videos in one tensor (B, C, longest T), and where it holds no padding.
+
+    Returns:
+        the tensor, and (B, 1, T) of ones and zeros, or None if all videos are equally long.
+    """
+    lengths = [value.shape[1] for value in features]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return torch.stack(tuple(features)), None
+    padded = torch.stack([functional.pad(value, (0, longest - value.shape[1])) for value in features])
+    ends = torch.tensor(lengths, device=padded.device)[:, None, None]
+    return padded, (torch.arange(longest, device=padded.device) < ends).to(padded.dtype)
+
+
+def build(options: Options, channels: int, classes: int) -> Muses:
+    """A MUSES detector for features of `channels` channels and `classes` classes."""
+    return Muses(options, channels, classes)

@@ -1,0 +1,26 @@
+"""Temporal intersection over union of tensors."""
+
+from torch import Tensor
+
+
+def iou1d(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap (tIoU) of every segment of one set with every segment of another.
+
+    Args:
+        a: (N, 2) of [start, end].
+        b: (M, 2), in the same unit.
+
+    Returns:
+        (N, M) in [0, 1]; 0 for segments that touch and for two of no length. (The published code lets the
+        value of disjoint segments become negative, which no threshold notices.)
+
+    Raises:
+        ValueError: not (N, 2) and (M, 2).
+    """
+    for name, segments in (("a", a), ("b", b)):
+        if segments.ndim != 2 or segments.shape[1] != 2:
+            raise ValueError(f"{name} must be segments (N, 2), not {tuple(segments.shape)}")
+    shared = a[:, None, 1].minimum(b[None, :, 1]) - a[:, None, 0].maximum(b[None, :, 0])
+    shared = shared.clamp(min=0)
+    whole = (a[:, 1] - a[:, 0])[:, None] + (b[:, 1] - b[:, 0])[None] - shared
+    return shared / whole.masked_fill(whole <= 0, 1)

@@ -1,0 +1,150 @@
+"""MUSES beyond its published numbers: padding, missing kinds, options, initial weights."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from avfusion.data.features import TimeAxis, VideoFeatures
+from avfusion.detectors import build_detector
+from avfusion.detectors.base import Video
+from avfusion.detectors.muses import AggregationLayer, HeadScores, Muses, Options, pad
+from avfusion.errors import InputError
+
+SMALL: dict[str, Any] = {"backbone_dims": [6, 8], "hidden": 7, "dropout": 0.0}
+
+
+def small(**changes: Any) -> Muses:
+    torch.manual_seed(0)
+    detector = build_detector("muses", SMALL | changes, channels=5, classes=3)
+    assert isinstance(detector, Muses)
+    return detector.eval()
+
+
+def clip(snippets: int, seed: int) -> Video:
+    rng = np.random.RandomState(seed)
+    values = rng.standard_normal((snippets, 5)).astype(np.float32)
+    start = rng.uniform(0, snippets * 0.3, 30)
+    proposals = np.stack([start, start + rng.uniform(1, snippets * 0.2, 30)], 1)
+    instances = np.array([[snippets * 0.2, snippets * 0.4], [snippets * 0.5, snippets * 0.6]])
+    return Video(
+        f"clip{seed}", VideoFeatures(values, TimeAxis(0.2, 0.4, 1.0)), proposals, instances, np.array([0, 2])
+    )
+
+
+def test_padding_changes_nothing() -> None:
+    detector = small()
+    features = [
+        torch.randn(5, length, generator=torch.Generator().manual_seed(length)) for length in (31, 12)
+    ]
+    rois = torch.tensor([[0, 0, 0, 4, 300], [0, 0, 0, 100, 180]])
+    alone = [detector.score(value[None], rois) for value in features]
+    padded, inside = pad(features)
+    rois = torch.cat([rois, rois])
+    rois[2:, 0] = 1
+    together = detector.score(padded, rois, inside)
+    for name in HeadScores._fields:
+        wanted = torch.cat([getattr(scores, name) for scores in alone])
+        torch.testing.assert_close(getattr(together, name), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_equally_long_videos_need_no_padding() -> None:
+    features, inside = pad([torch.ones(2, 4), torch.zeros(2, 4)])
+    assert features.shape == (2, 2, 4) and inside is None
+
+
+def test_a_video_s_losses_in_a_batch_are_the_mean_of_its_losses_alone() -> None:
+    detector = small(mend_missing=True)
+    examples = detector.training_set([clip(60, 1), clip(45, 2)])
+    drawn = [examples.draw(k, np.random.RandomState(k)) for k in range(2)]
+    alone = [detector.training_step([example]) for example in drawn]
+    together = detector.training_step(drawn)
+    assert together["activity"].item() == pytest.approx(
+        sum(a["activity"].item() for a in alone) / 2, rel=1e-5
+    )
+    assert set(together) == {"activity", "completeness", "regression", "total"}
+    weighted = together["activity"] + 0.5 * together["completeness"] + 0.5 * together["regression"]
+    assert together["total"].item() == pytest.approx(weighted.item())
+
+
+def test_several_groups_share_one_pass_through_the_backbone() -> None:
+    detector = small(groups=3)
+    example = detector.training_set([clip(60, 1)]).draw(0, np.random.RandomState(0))
+    assert len(example.samples) == 3
+    calls = []
+    detector.backbone.register_forward_hook(lambda *arguments: calls.append(arguments[1][0].shape))
+    detector.training_step([example])
+    assert calls == [(1, 5, 60)]
+
+
+def test_stand_ins_for_incomplete_proposals_count_only_as_published() -> None:
+    scores = HeadScores(torch.zeros(8, 4), torch.full((8, 3), 5.0), torch.zeros(8, 3, 2))
+    kinds, labels = torch.zeros(1, 8, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64)
+    mended = small().losses(scores, kinds, labels, torch.zeros(1, 8, 2))
+    published = small(mend_missing=False).losses(scores, kinds, labels, torch.zeros(1, 8, 2))
+    assert mended["completeness"].item() == 0.0
+    assert published["completeness"].item() == pytest.approx((0 + 6) / 2)
+
+
+def test_predicted_shifts_are_in_real_units() -> None:
+    detector, video = small(), clip(40, 3)
+    neutral = detector.predict(video)
+    detector.load_statistics({"reg_stats": torch.tensor([[0.5, -1.0], [2.0, 3.0]], dtype=torch.float64)})
+    scaled = detector.predict(video)
+    np.testing.assert_allclose(
+        scaled.regression, neutral.regression * [2.0, 3.0] + [0.5, -1.0], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(scaled.activity, neutral.activity)
+    assert neutral.activity.shape == (30, 4) and neutral.completeness.shape == (30, 3)
+    assert neutral.activity.dtype == np.float32 and neutral.proposals.dtype == np.float64
+
+
+def test_predicting_no_proposals() -> None:
+    video = clip(40, 3)
+    nothing = Video(video.name, video.features, np.zeros((0, 2)))
+    assert small().predict(nothing).regression.shape == (0, 3, 2)
+
+
+def test_training_leaves_out_videos_without_instances() -> None:
+    full = clip(40, 1)
+    empty = Video("empty", full.features, full.proposals)
+    assert len(small().training_set([full, empty])) == 1
+
+
+def test_the_sum_of_the_branches_keeps_the_variance() -> None:
+    torch.manual_seed(0)
+    layer = AggregationLayer(64, 64)
+    output = layer(torch.randn(4, 64, 200).relu() * 2**0.5)
+    assert 1.0 < float(output.detach()[:, :, 20:-20].var()) < 3.0  # He: twice the mean square of the input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone_dims": [6]}, "backbone_dims: must be two widths"),
+        ({"roi_size": 3}, "roi_size: must be even"),
+        ({"dropout": 1.0}, r"dropout: must be in \[0, 1\)"),
+        ({"hidden": 0}, "hidden: must be at least 1"),
+        ({"dorpout": 0.5}, "unknown option 'dorpout'.*did you mean 'dropout'"),
+        ({"sampling": {"background": "one"}}, "model.sampling.background: must be a whole number"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_detector("muses", SMALL | changes, 5, 3)
+
+
+def test_unknown_detector() -> None:
+    with pytest.raises(InputError, match="there is no detector 'muse'"):
+        build_detector("muse", {}, 5, 3)
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    options = Options()
+    assert (options.backbone_dims, options.hidden, options.roi_size, options.dropout) == (
+        (384, 512),
+        384,
+        4,
+        0.8,
+    )
