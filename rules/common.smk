@@ -1,0 +1,265 @@
+# Shared by the other files here: the checked configuration, the wildcards, and small helpers.
+import os
+import re
+import sys
+from pathlib import Path
+
+# Jobs run the package that lies beside this Snakefile, whatever else is installed: it is what the
+# fingerprints below are taken of. They end when this process does (avfusion.runlog).
+SOURCES = Path(workflow.basedir) / "src"
+sys.path[:0] = [str(SOURCES), str(Path(workflow.basedir) / "workflow")]
+search = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
+os.environ.update(PYTHONPATH=search, AVFUSION_PARENT=str(os.getpid()))
+
+from avfusion.config import describe, describe_stream, load_workflow, members
+from avfusion.errors import InputError
+from avfusion.fingerprint import fingerprint
+from stale_locks import join_the_living
+
+try:
+    CONFIG = load_workflow(config, Path(workflow.basedir) / "config" / "schemas")
+    if workflow.is_main_process:
+        for argument in sys.argv[1:]:
+            CONFIG.check_path(argument)
+except InputError as error:
+    # A WorkflowError would wrap this one line into four lines about the Snakefile, where nothing is wrong.
+    sys.exit(f"avfusion: error: {error}")
+
+if workflow.is_main_process and join_the_living(Path(".snakemake")):
+    print("The last run was killed: its locks have been removed.", file=sys.stderr)
+
+
+def one_of(names):
+    """Pattern of a wildcard that can be any of `names` (nothing at all if there are none)."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+RENDERED = [
+    name
+    for name, dataset in CONFIG.datasets.items()
+    if dataset["media"]["source"] == "render"
+]
+DETECTORS = [
+    name for name, experiment in CONFIG.experiments.items() if "detector" in experiment
+]
+FUSED = [name for name in CONFIG.experiments if name not in DETECTORS]
+
+
+wildcard_constraints:
+    dataset=one_of(CONFIG.datasets),
+    stream="rgb|flow|audio",
+    shard="[0-9]+of[0-9]+",
+    experiment=one_of(CONFIG.experiments),
+    seed="[0-9]+",
+
+
+def code(script):
+    """Fingerprint of the package code behind a script: as a param it makes Snakemake see changes there."""
+    sources = {"avfusion.ops": Path(workflow.basedir) / "csrc"}
+    return fingerprint(
+        Path(workflow.basedir) / "workflow" / "scripts" / script,
+        SOURCES / "avfusion",
+        sources,
+    )
+
+
+def option(*keys):
+    """Function of the wildcards that looks up an option of the dataset: option("threads", "features")."""
+
+    def look_up(wildcards):
+        value = CONFIG.datasets[wildcards.dataset]
+        for key in keys:
+            value = value[getattr(wildcards, key[1:-1]) if key.startswith("{") else key]
+        return value
+
+    return look_up
+
+
+def demo(wildcards):
+    """What the generator of rendered videos is told."""
+    media = CONFIG.datasets[wildcards.dataset]["media"]
+    return {key: value for key, value in media.items() if key not in ("source", "seed")}
+
+
+def shards(dataset):
+    """Names of the shards of a dataset: 0of4, 1of4, ..."""
+    count = CONFIG.datasets[dataset]["shards"]
+    return [f"{index}of{count}" for index in range(count)]
+
+
+def per_shard(pattern):
+    """Function of the wildcards that gives `pattern` for every shard of the dataset."""
+    return lambda wildcards: expand(
+        pattern, shard=shards(wildcards.dataset), allow_missing=True
+    )
+
+
+def runs(dataset):
+    """Experiment and seed of every row of a dataset's table."""
+    for name in CONFIG.datasets[dataset]["experiments"]:
+        for seed in CONFIG.experiments[name]["seeds"]:
+            yield name, seed
+
+
+def for_default(*patterns):
+    """Paths for the datasets that `default` names; a pattern is a text or a function of the dataset."""
+    return [
+        path
+        for dataset in CONFIG.options["default"]
+        for pattern in patterns
+        for path in (
+            [pattern.format(dataset=dataset)]
+            if isinstance(pattern, str)
+            else pattern(dataset)
+        )
+    ]
+
+
+def feature_files(dataset):
+    """Features of all streams and shards."""
+    pattern = "results/{dataset}/features/{stream}/{shard}.h5"
+    streams = CONFIG.datasets[dataset]["streams"]
+    return expand(pattern, dataset=dataset, stream=streams, shard=shards(dataset))
+
+
+def checkpoints(dataset):
+    """Trained detectors of all experiments, also of those that are only fused into others."""
+    pattern = "results/{dataset}/models/{run[0]}/seed{run[1]}/checkpoint.pt"
+    trained = {
+        (member, seed)
+        for name, seed in runs(dataset)
+        for member in members(CONFIG.experiments, name)
+        if member in DETECTORS
+    }
+    return expand(pattern, dataset=dataset, run=sorted(trained))
+
+
+def if_there(path):
+    """`path` as an input only if it exists: what a user has to supply may be missing in a dry run.
+
+    The job that needs it says then what to put where, in one line.
+    """
+    return [path] if path and os.path.exists(path) else []
+
+
+def gpus(wildcards):
+    """GPUs that a job asks the scheduler for."""
+    return 0 if CONFIG.datasets[wildcards.dataset]["device"] == "cpu" else 1
+
+
+def weights(wildcards):
+    """Weights of a stream's backbone: a file, "random:SEED", or None."""
+    value = option("streams", "{stream}", "weights")(wildcards)
+    return (
+        f"results/{wildcards.dataset}/backbones/{wildcards.stream}.pt"
+        if value == "trained"
+        else value
+    )
+
+
+def weights_file(wildcards):
+    """The file of a stream's weights, if it is made by a rule or there already."""
+    stream = option("streams", "{stream}")(wildcards)
+    path = weights(wildcards)
+    return path if stream["weights"] == "trained" else if_there(path)
+
+
+def stream_options(wildcards):
+    """Options of a stream, and of the one whose snippets it follows."""
+    streams = CONFIG.datasets[wildcards.dataset]["streams"]
+    names = {wildcards.stream, streams[wildcards.stream].get("grid")} - {None}
+    return {name: streams[name] for name in sorted(names)}
+
+
+def experiment(wildcards):
+    """Options of the experiment."""
+    return CONFIG.experiments[wildcards.experiment]
+
+
+def model(wildcards):
+    """Options of the experiment's detector on this dataset."""
+    return option("detectors", experiment(wildcards)["detector"])(wildcards)
+
+
+def features_of(wildcards):
+    """Feature files of every stream that the experiment sees, by the name of the stream."""
+    pattern = "results/{dataset}/features/{stream}/{shard}.h5"
+    return {
+        stream: expand(
+            pattern,
+            dataset=wildcards.dataset,
+            stream=stream,
+            shard=shards(wildcards.dataset),
+        )
+        for stream in experiment(wildcards)["streams"]
+    }
+
+
+def member_scores(wildcards):
+    """Scores of the experiments that one is fused of."""
+    pattern = "results/{dataset}/scores/{member}/seed{seed}.h5"
+    return expand(
+        pattern,
+        dataset=wildcards.dataset,
+        seed=wildcards.seed,
+        member=experiment(wildcards)["of"],
+    )
+
+
+def evaluations_of(wildcards):
+    """Evaluations of all experiments and seeds of a dataset."""
+    pattern = "results/{dataset}/evaluation/{run[0]}/seed{run[1]}.json"
+    return expand(pattern, dataset=wildcards.dataset, run=runs(wildcards.dataset))
+
+
+def table_rows(wildcards):
+    """What the table says of every experiment beside its figures."""
+    dataset = CONFIG.datasets[wildcards.dataset]
+    return [
+        {
+            "experiment": name,
+            **describe(CONFIG.experiments, dataset, name),
+            "evaluations": [
+                path
+                for path in evaluations_of(wildcards)
+                if f"/evaluation/{name}/" in path
+            ],
+        }
+        for name, options in dataset["experiments"].items()
+    ]
+
+
+def first_detections_of(wildcards):
+    """Detections of the first seed of every experiment, for the pictures."""
+    pattern = "results/{dataset}/detections/{run[0]}/seed{run[1]}.json"
+    first = [
+        (name, CONFIG.experiments[name]["seeds"][0])
+        for name in CONFIG.datasets[wildcards.dataset]["experiments"]
+    ]
+    return expand(pattern, dataset=wildcards.dataset, run=first)
+
+
+def title(wildcards):
+    """Name of the dataset in the report."""
+    return option("title")(wildcards) or wildcards.dataset
+
+
+def report_note(wildcards):
+    """What a reader must know before believing the figures."""
+    if wildcards.dataset not in RENDERED:
+        return ""
+    return "Synthetic videos that the workflow rendered: these figures say nothing about real video."
+
+
+def facts(wildcards):
+    """How the figures came about, for the end of the report."""
+    dataset = CONFIG.datasets[wildcards.dataset]
+    return {
+        "streams": "; ".join(
+            f"{name}: {describe_stream(options)}"
+            for name, options in dataset["streams"].items()
+        ),
+        "proposals": f"windows of {dataset['proposals']['windows']['lengths']} s",
+        "videos without sound": dataset["missing_audio"],
+        "seeds": sorted({seed for _, seed in runs(wildcards.dataset)}),
+    }

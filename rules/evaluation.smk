@@ -1,0 +1,48 @@
+# From scores to detections, and what they are worth.
+
+
+rule detections:
+    input:
+        scores="results/{dataset}/scores/{experiment}/seed{seed}.h5",
+        manifest="results/{dataset}/manifest.tsv",
+    output:
+        "results/{dataset}/detections/{experiment}/seed{seed}.json",
+    log:
+        "logs/{dataset}/detections/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/detections/{experiment}/seed{seed}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        postprocess=option("postprocess"),
+        code=code("detections.py"),
+    script:
+        "../workflow/scripts/detections.py"
+
+
+rule evaluate:
+    input:
+        detections="results/{dataset}/detections/{experiment}/seed{seed}.json",
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/evaluation/{experiment}/seed{seed}.json",
+    log:
+        "logs/{dataset}/evaluate/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/evaluate/{experiment}/seed{seed}.tsv"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        subset=option("subsets", "test"),
+        tiou=option("tiou"),
+        code=code("evaluate.py"),
+    script:
+        "../workflow/scripts/evaluate.py"

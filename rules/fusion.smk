@@ -1,0 +1,25 @@
+# Decision fusion: what several trained detectors say about the same proposals becomes one answer.
+
+
+rule fuse_scores:
+    input:
+        member_scores,
+    output:
+        "results/{dataset}/scores/{experiment}/seed{seed}.h5",
+    log:
+        "logs/{dataset}/fuse_scores/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/fuse_scores/{experiment}/seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(FUSED),
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        weights=lambda wildcards: experiment(wildcards)["weights"],
+        code=code("fuse_scores.py"),
+    script:
+        "../workflow/scripts/fuse_scores.py"

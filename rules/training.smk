@@ -1,0 +1,68 @@
+# Detectors: trained on the training subset, then asked about the proposals of the test subset.
+
+
+rule train:
+    input:
+        unpack(features_of),
+        proposals="results/{dataset}/proposals/windows.h5",
+        manifest="results/{dataset}/manifest.tsv",
+        annotations="results/{dataset}/annotations.json",
+    output:
+        checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
+        history="results/{dataset}/models/{experiment}/seed{seed}/training.csv",
+    log:
+        "logs/{dataset}/train/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/train/{experiment}/seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(DETECTORS),
+    conda:
+        "../envs/torch.yaml"
+    threads: option("threads", "training")
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=gpus,
+    params:
+        experiment=experiment,
+        model=model,
+        training=option("training"),
+        missing_audio=option("missing_audio"),
+        subset=option("subsets", "train"),
+        device=option("device"),
+        threads=option("threads", "training"),
+        code=code("train.py"),
+    script:
+        "../workflow/scripts/train.py"
+
+
+rule predict:
+    input:
+        unpack(features_of),
+        checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
+        proposals="results/{dataset}/proposals/windows.h5",
+        manifest="results/{dataset}/manifest.tsv",
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/scores/{experiment}/seed{seed}.h5",
+    log:
+        "logs/{dataset}/predict/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/predict/{experiment}/seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=one_of(DETECTORS),
+    conda:
+        "../envs/torch.yaml"
+    threads: option("threads", "training")
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        experiment=experiment,
+        missing_audio=option("missing_audio"),
+        subset=option("subsets", "test"),
+        device=option("device"),
+        threads=option("threads", "training"),
+        code=code("predict.py"),
+    script:
+        "../workflow/scripts/predict.py"

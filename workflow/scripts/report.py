@@ -1,0 +1,18 @@
+"""Write the report: one HTML file with pictures."""
+
+from avfusion.report.html import write_report
+from avfusion.report.results import ResultRow
+from avfusion.runlog import job
+
+with job(snakemake.log[0]):
+    rows = [ResultRow(**row) for row in snakemake.params.rows]
+    write_report(
+        snakemake.output.page,
+        snakemake.params.title,
+        rows,
+        dict(zip((row.experiment for row in rows), snakemake.input.detections, strict=True)),
+        snakemake.input.annotations,
+        snakemake.params.subset,
+        snakemake.params.note,
+        snakemake.params.facts,
+    )

@@ -1,0 +1,31 @@
+"""Train the detector of one experiment with one seed."""
+
+from avfusion.data.annotations import clip_to_duration, read_annotations
+from avfusion.data.proposals import read_proposals
+from avfusion.engine.train import train
+from avfusion.fusion.streams import load_streams
+from avfusion.runlog import job
+
+with job(snakemake.log[0], snakemake.params.threads):
+    options = snakemake.params.experiment
+    annotations = read_annotations(snakemake.input.annotations).subset(snakemake.params.subset)
+    features = load_streams(
+        {stream: snakemake.input[stream] for stream in options["streams"]},
+        annotations.videos,
+        options["fusion"],
+        snakemake.params.missing_audio,
+    )
+    train(
+        {
+            "detector": options["detector"],
+            "model": snakemake.params.model,
+            "training": snakemake.params.training,
+        },
+        features,
+        read_proposals(snakemake.input.proposals),
+        clip_to_duration(annotations),
+        int(snakemake.wildcards.seed),
+        snakemake.output.checkpoint,
+        snakemake.output.history,
+        snakemake.params.device,
+    )
