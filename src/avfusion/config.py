@@ -148,6 +148,8 @@ def describe(experiments: Mapping[str, Options], dataset: Options, name: str) ->
     own, options = experiments[name], dataset["experiments"][name]
     made = {_origin(dataset["streams"][stream]["weights"]): stream for stream in streams}
     notes = [f"{origin} weights" for origin in made if origin]
+    if any(member["labels"] == "shuffled" for member in trained):
+        notes.append("control: trained on other videos' annotations")
     if options["reference"] and options["reference_source"]:
         notes.append(f"reference: {options['reference_source']}")
     return {

@@ -41,6 +41,7 @@ def event(action, kind="action", start=1.0, end=3.0) -> Event:
         phase=0.0,
         tint=0.0,
         pitch=1.0,
+        gain=1.0,
         pan=0.0,
     )
 
@@ -116,6 +117,11 @@ def test_sound_begins_and_ends_with_its_event(action):
     assert 1 - slack <= loud[0] <= 1 + slack and 3 - slack <= loud[-1] <= 3 + slack
     inside = wave[0, int(1.3 * 22050) : int(2.7 * 22050)]
     assert 0.05 < np.sqrt((inside**2).mean()) < 0.25
+
+
+def test_gain_is_loudness():
+    loud, quiet = (sound.samples(scene(replace(event(ACTIONS[6]), gain=gain))) for gain in (1.0, 0.25))
+    assert np.std(loud) / np.std(quiet) == pytest.approx(4, rel=0.02)
 
 
 def test_noise_clutter_and_camera_do_what_they_say():

@@ -154,6 +154,8 @@ def test_options_from_yaml_values():
         ({"train_videos": 0}, "train_videos"),
         ({"train_videos": 2.5}, "train_videos"),
         ({"channels": [3]}, "channels"),
+        ({"radius": [0.1, 0.5]}, "radius"),
+        ({"loudness": [0, -6]}, "loudness"),
         ({"frame_rates": []}, "frame_rates"),
         ({"sizes": [[95, 72]]}, "sizes"),
         ({"sizes": [96, 72]}, "sizes"),

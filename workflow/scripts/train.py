@@ -2,6 +2,7 @@
 
 from avfusion.data.annotations import clip_to_duration, read_annotations
 from avfusion.data.proposals import read_proposals
+from avfusion.engine.control import shuffle_labels
 from avfusion.engine.train import train
 from avfusion.fusion.streams import load_streams
 from avfusion.runlog import job
@@ -15,6 +16,9 @@ with job(snakemake.log[0], snakemake.params.threads):
         options["fusion"],
         snakemake.params.missing_audio,
     )
+    seed = int(snakemake.wildcards.seed)
+    if options["labels"] == "shuffled":
+        annotations = shuffle_labels(annotations, seed)
     train(
         {
             "detector": options["detector"],
@@ -24,7 +28,7 @@ with job(snakemake.log[0], snakemake.params.threads):
         features,
         read_proposals(snakemake.input.proposals),
         clip_to_duration(annotations),
-        int(snakemake.wildcards.seed),
+        seed,
         snakemake.output.checkpoint,
         snakemake.output.history,
         snakemake.params.device,

@@ -9,7 +9,7 @@ from typing import Any
 
 from avfusion.options import read_options, require
 
-Range = tuple[float, float]  # shortest and longest, in seconds
+Range = tuple[float, float]  # smallest and largest
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class DemoConfig:
         offscreen_sound: sounds of an action without its motion, per action instance.
         softness: seconds over which the soft modality of an action comes and goes (the crisp one switches).
         linger: shortest and longest time that a sprite stands still before and after it moves.
+        radius: smallest and largest sprite, in picture heights.
+        loudness: quietest and loudest sound of an action in dB.
         noise: standard deviation of the noise on every pixel (0 to 255).
         camera: speed at which the background moves, in picture heights per second.
         clutter: grey blobs that drift through the picture all the time.
-        hiss: level of the background noise relative to the sound of an action in dB.
+        hiss: level of the background noise in dB; 0 is as loud as an action's sound at a loudness of 0.
         clicks: short knocks per second that mean nothing.
     """
 
@@ -50,6 +52,8 @@ class DemoConfig:
     offscreen_sound: float = 0.25
     softness: float = 1.0
     linger: Range = (0.2, 1.0)
+    radius: Range = (0.1, 0.18)
+    loudness: Range = (-8.0, 0.0)
     noise: float = 10.0
     camera: float = 0.1
     clutter: int = 2
@@ -72,6 +76,10 @@ class DemoConfig:
         )
         for name in ("silent_motion", "offscreen_sound", "softness", "noise", "camera", "clutter", "clicks"):
             require(0 <= getattr(self, name) < math.inf, name, "must not be negative")
+        fits = len(self.radius) == 2 and 0.02 <= self.radius[0] <= self.radius[1] <= 0.2
+        require(fits, "radius", "must be two sizes from 0.02 to 0.2 picture heights, the smallest first")
+        ordered = len(self.loudness) == 2 and -100 <= self.loudness[0] <= self.loudness[1] <= 10
+        require(ordered, "loudness", "must be two levels from -100 to 10 dB, the quietest first")
         require(-100 <= self.hiss <= 100, "hiss", "must be from -100 to 100 dB")
         for name, low, high in (("frame_rates", 5, 120), ("sample_rates", 8000, 96000), ("channels", 1, 2)):
             values = getattr(self, name)

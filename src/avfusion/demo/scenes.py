@@ -84,6 +84,7 @@ class Event:
         phase: of the motion, in cycles.
         tint: shift of the sprite's colour, -1 to 1.
         pitch: factor on the frequencies of the sound.
+        gain: factor on its loudness.
         pan: place of the sound from left (-1) to right (1), heard in stereo videos only.
     """
 
@@ -102,6 +103,7 @@ class Event:
     phase: float
     tint: float
     pitch: float
+    gain: float
     pan: float
 
     @property
@@ -261,10 +263,11 @@ def _event(
         leaves=end + after,
         x=x,
         y=y,
-        size=random.uniform(0.13, 0.18),
+        size=random.uniform(*config.radius),
         tempo=tempo,
         phase=random.uniform(0, 1),
         tint=random.uniform(-1, 1),
         pitch=float(np.exp(random.uniform(-0.2, 0.2))),
+        gain=10 ** (random.uniform(*config.loudness) / 20),
         pan=random.uniform(-1, 1),
     )

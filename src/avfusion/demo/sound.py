@@ -7,7 +7,7 @@ from avfusion.demo.scenes import Event, Scene
 from avfusion.seeding import derive
 
 Samples = NDArray[np.float32]
-LEVEL = 0.12  # root mean square of an action's sound, full scale being 1
+LEVEL = 0.12  # root mean square of an action's sound at a gain of 1, full scale being 1
 
 
 def samples(scene: Scene) -> Samples:
@@ -26,7 +26,7 @@ def samples(scene: Scene) -> Samples:
         first = max(int((event.sound.start - event.sound.ramp) * scene.sample_rate), 0)
         last = min(int((event.sound.end + event.sound.ramp) * scene.sample_rate) + 1, count)
         times = np.arange(first, last) / scene.sample_rate
-        sound = LEVEL * event.sound.level(times) * voice(event, times, random)
+        sound = LEVEL * event.gain * event.sound.level(times) * voice(event, times, random)
         angle = np.pi / 4 * (1 + event.pan)
         mix[:, first:last] += np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]]) * sound
     if scene.channels == 1:
