@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from avfusion.config import load_workflow, members
+from avfusion.config import describe, load_workflow, members
 from avfusion.errors import InputError
 from avfusion.schema import complete, read_yaml
 
@@ -321,3 +321,11 @@ def test_a_repeated_key_is_an_error_though_yaml_allows_it(tmp_path: Path) -> Non
     assert yaml.safe_load(path.read_text()) == {"a": {"b": 2}}
     with pytest.raises(InputError, match="line 3: the key 'b' stands here a second time"):
         read_yaml(path)
+
+
+def test_a_control_says_in_its_note_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_workflow(read_yaml(ROOT / "config" / "config.yaml"), SCHEMAS)
+    shuffled = describe(config.experiments, config.datasets["demo"], "muses-rgb+audio-shuffled")
+    plain = describe(config.experiments, config.datasets["demo"], "muses-rgb+audio-concat")
+    assert "control" in shuffled["note"] and "control" not in plain["note"]

@@ -62,7 +62,7 @@ def pose(event: Event, times: NDArray[np.float64]) -> Pose:
             scale = 1 + 0.4 * level * np.sin(cycle)
         case "spin":
             # The angle is the integral of a speed that rises and falls, so that it never jumps.
-            angle = np.cumsum(level * np.gradient(cycle)) * 0.5
+            angle = np.cumsum(level * np.gradient(cycle)) * 0.3
         case "orbit":
             dx, dy = 0.09 * level * np.cos(cycle), 0.09 * level * np.sin(cycle)
         case other:
