@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -75,6 +76,18 @@ def test_the_page_says_what_it_is_and_what_was_found(page: str) -> None:
     assert "<b>muses-rgb+audio</b> does best: 66.7 mAP@0.5, 33.3 points above the best single stream" in page
     assert "subset &#x27;test&#x27;, 3 videos, 3 instances of 2 classes" in page
     assert "<dt>flow</dt><dd>dis</dd>" in page and "AVFusion 0" in page
+
+
+def test_a_note_that_all_rows_share_stands_below_the_table(files: Files, page: str, tmp_path: Path) -> None:
+    def table(*notes: str) -> str:
+        rows = [replace(row, note=note) for row, note in zip(files.rows, notes, strict=True)]
+        write_report(tmp_path / "r.html", "demo", rows, files.detections, files.annotations, "test")
+        return (tmp_path / "r.html").read_text()
+
+    assert "<th>note</th>" not in page and "All rows" not in page
+    assert "All rows: random weights." in table(*["random weights"] * 3)
+    different = table("", "random weights", "")
+    assert "<th>note</th>" in different and "<td>random weights</td>" in different
 
 
 def test_equal_inputs_give_equal_bytes(files: Files, page: str, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def _page(
         f"<title>AVFusion: {escape(title)}</title>\n<style>{_CSS}</style></head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n{warning}<p class=lead>{_headline(results)}</p>\n"
         f"<section>{_table(results)}\n"
-        f"<p class=small>Measured on {escape(protocol_text(results))}.</p></section>\n"
+        f"<p class=small>{_fine_print(results)}</p></section>\n"
         f"{sections}{_class_table(results)}{_colophon(results, facts)}</body>\n</html>\n"
     )
 
@@ -187,7 +187,7 @@ def _captions(results: Sequence[Result], truth: Annotations) -> dict[str, str]:
 def _table(results: Sequence[Result]) -> str:
     values = [[*result.percent, result.average] for result in results]
     best = [max(column) for column in zip(*values, strict=True)]
-    noted = any(result.row.note for result in results)
+    noted = _common_note(results) is None
     referenced = any(result.row.reference for result in results)
     head = "".join(f"<th>{name}</th>" for name in ("experiment", "detector", "streams", "fusion"))
     head += "".join(
@@ -216,6 +216,17 @@ def _table(results: Sequence[Result]) -> str:
         f"<h2>Results</h2>\n<p>mAP in percent at each tIoU; best in bold, fusions of streams shaded. "
         f"<i>Videos</i>: with detections, of those in the subset.</p>\n<table>{''.join(lines)}</table>"
     )
+
+
+def _fine_print(results: Sequence[Result]) -> str:
+    note = _common_note(results)
+    return escape(f"Measured on {protocol_text(results)}." + (f" All rows: {note}." if note else ""))
+
+
+def _common_note(results: Sequence[Result]) -> str | None:
+    """The note of all rows if it is one and the same; None if there is something to tell apart."""
+    notes = {result.row.note for result in results}
+    return notes.pop() if len(notes) == 1 else None
 
 
 def _class_table(results: Sequence[Result]) -> str:
