@@ -47,6 +47,8 @@ def videos(tmp_path_factory):
         camera=0.0,
         clutter=0,
         hiss=-30.0,
+        loudness=(0.0, 0.0),
+        radius=(0.13, 0.18),
         clicks=0.0,
         sizes=((80, 64),),
     )
