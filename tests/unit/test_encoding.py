@@ -82,3 +82,9 @@ def test_the_inputs_are_left_alone() -> None:
         fused = fuse(scheme, visual, audio)
         fused.values[:] = 9
         assert visual.values.tolist() == audio.values.tolist() == [[0], [1]]
+
+
+def test_joined_features_know_the_widths_of_their_streams() -> None:
+    fused = fuse("concat", counted(3, channels=2), counted(3, channels=4))
+    assert fused.widths == (2, 4)
+    assert counted(3, channels=2).widths == (2,)

@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {"backbone_dims": [6, 8], "hidden": 7, "dropout": 0.0}
 
 def small(**changes: Any) -> Muses:
     torch.manual_seed(0)
-    detector = build_detector("muses", SMALL | changes, channels=5, classes=3)
+    detector = build_detector("muses", SMALL | changes, widths=[5], classes=3)
     assert isinstance(detector, Muses)
     return detector.eval()
 
@@ -132,12 +132,12 @@ def test_the_sum_of_the_branches_keeps_the_variance() -> None:
 )
 def test_bad_options_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_detector("muses", SMALL | changes, 5, 3)
+        build_detector("muses", SMALL | changes, [5], 3)
 
 
 def test_unknown_detector() -> None:
     with pytest.raises(InputError, match="there is no detector 'muse'"):
-        build_detector("muse", {}, 5, 3)
+        build_detector("muse", {}, [5], 3)
 
 
 def test_the_defaults_are_the_published_ones() -> None:

@@ -5,8 +5,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
-from avfusion.data.proposals import read_proposals, sliding_windows, write_proposals
+from avfusion.data.proposals import (
+    RankedProposals,
+    read_proposals,
+    read_ranked,
+    sliding_windows,
+    write_proposals,
+)
 from avfusion.data.scores import ProposalScores, read_scores, write_scores
 from avfusion.errors import InputError
 
@@ -111,3 +118,18 @@ def test_scores_of_different_shapes_do_not_go_together(tmp_path: Path) -> None:
     write_proposals(path, {"v": good.proposals}, "test")
     with pytest.raises(InputError, match="is no HDF5 file of proposal scores"):
         read_scores(path)
+
+
+def test_ranked_proposals_come_back_with_their_scores(tmp_path: Path) -> None:
+    ranked = RankedProposals(np.array([[0.0, 2.0], [1.0, 3.0]]), np.array([0.9, 0.2]))
+    write_proposals(tmp_path / "p.h5", {"a": ranked}, source="test")
+    back = read_ranked(tmp_path / "p.h5")["a"]
+    assert_array_equal(back.segments, ranked.segments)
+    assert_array_equal(back.scores, ranked.scores)
+    assert_array_equal(read_proposals(tmp_path / "p.h5", best=1)["a"], [[0.0, 2.0]])
+
+
+def test_windows_have_no_scores_to_rank_by(tmp_path: Path) -> None:
+    write_proposals(tmp_path / "p.h5", {"a": np.array([[0.0, 2.0]])}, source="test")
+    with pytest.raises(InputError, match=r"p\.h5: a: its proposals have no scores"):
+        read_ranked(tmp_path / "p.h5")

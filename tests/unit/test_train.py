@@ -121,10 +121,10 @@ def test_checkpoints_tell_how_they_were_made(
 ) -> None:
     path = run(tmp_path, train_data, changed(epochs=1), seed=3)
     content = torch.load(path, weights_only=True)
-    assert {"state_dict", "config", "labels", "channels", "seed", "reg_stats"} == set(content)
+    assert {"state_dict", "config", "labels", "widths", "seed", "reg_stats"} == set(content)
     assert content["reg_stats"].shape == (2, 2) and content["reg_stats"].dtype == torch.float64
     checkpoint = read_checkpoint(path)
-    assert (checkpoint.labels, checkpoint.channels, checkpoint.seed) == (list(LABELS), 12, 3)
+    assert (checkpoint.labels, checkpoint.widths, checkpoint.seed) == (list(LABELS), [12], 3)
     assert checkpoint.config["model"]["sampling"]["incomplete"] == 6  # a default that nobody wrote
     assert checkpoint.config["training"]["epochs"] == 1
 

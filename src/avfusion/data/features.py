@@ -63,14 +63,27 @@ class TimeAxis:
 
 @dataclass(frozen=True)
 class VideoFeatures:
-    """Features of one stream of one video: `values` float32 (T, C) and the time axis of its T snippets."""
+    """Features of one video: of one stream, or of several that an encoding fusion has joined.
+
+    Attributes:
+        values: float32 (T, C).
+        axis: time axis of the T snippets.
+        widths: channels of every stream, in the order in which they were joined; their sum is C. Left out:
+            one stream.
+    """
 
     values: NDArray[np.float32]
     axis: TimeAxis
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
             raise ValueError(f"features are (snippets, channels), not {self.values.shape}")
+        channels = self.values.shape[1]
+        if not self.widths:
+            object.__setattr__(self, "widths", (channels,))
+        if sum(self.widths) != channels:
+            raise ValueError(f"streams of {self.widths} channels are not {channels} channels")
 
 
 class FeatureWriter:

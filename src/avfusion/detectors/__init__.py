@@ -1,6 +1,6 @@
 """Detectors, and how one is built by its name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ DETECTORS = {"muses": "avfusion.detectors.muses"}  # every module has `build` an
 
 
 def build_detector(
-    name: str, options: Mapping[str, Any], channels: int, classes: int, source: str | Path = "config"
+    name: str, options: Mapping[str, Any], widths: Sequence[int], classes: int, source: str | Path = "config"
 ) -> Detector[Any]:
     """A detector with fresh weights, drawn from torch's global generator.
 
     Args:
         name: of the detector.
         options: its options by name; the rest have the published values.
-        channels: width of the features.
+        widths: channels of every stream of the features, in the order in which they are joined.
         classes: number of classes, without background.
         source: file or argument that `options` come from, for messages.
 
@@ -31,6 +31,6 @@ def build_detector(
         raise InputError(source, f"there is no detector '{name}'{known_names(name, DETECTORS)}", "detector")
     module = import_module(DETECTORS[name])
     detector: Detector[Any] = module.build(
-        read_options(module.Options, options, source, "model"), channels, classes
+        read_options(module.Options, options, source, "model"), tuple(widths), classes
     )
     return detector

@@ -2,7 +2,8 @@
 
 The engine owns epochs, optimiser, logs, checkpoints and devices. A detector owns what one training example
 is, its losses, and what it says of a video. To add one: a module with a subclass of `Detector`, a dataclass
-`Options` and a function `build`, and a line in ``avfusion.detectors.DETECTORS``.
+`Options` and a function ``build(options, widths, classes)`` (`widths`: channels of every stream of the
+features), and a line in ``avfusion.detectors.DETECTORS``.
 """
 
 from abc import ABC, abstractmethod

@@ -339,6 +339,6 @@ def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     return padded, (torch.arange(longest, device=padded.device) < ends).to(padded.dtype)
 
 
-def build(options: Options, channels: int, classes: int) -> Muses:
-    """A MUSES detector for features of `channels` channels and `classes` classes."""
-    return Muses(options, channels, classes)
+def build(options: Options, widths: Sequence[int], classes: int) -> Muses:
+    """A MUSES detector for features of streams of `widths` channels, and `classes` classes."""
+    return Muses(options, sum(widths), classes)

@@ -3,7 +3,7 @@
 A checkpoint is a dictionary written by ``torch.save``: ``state_dict`` (the detector's, under the published
 names), the detector's statistics (MUSES: ``reg_stats``), ``feature_mean`` and ``feature_deviation`` if
 features were standardised, and as JSON ``config`` (what `avfusion.engine.train` was given, completed with all
-defaults), ``labels``, ``channels`` and ``seed``.
+defaults), ``labels``, ``widths`` and ``seed``.
 """
 
 import io
@@ -21,7 +21,7 @@ from torch import Tensor
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
-TEXTS = ("config", "labels", "channels", "seed")
+TEXTS = ("config", "labels", "widths", "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Checkpoint:
     Attributes:
         config: what it was trained with; enough to build it again.
         labels: names of the classes.
-        channels: width of the features.
+        widths: channels of every stream of the features.
         seed: that it was trained with.
         state_dict: its parameters.
         statistics: further tensors by name.
@@ -40,7 +40,7 @@ class Checkpoint:
 
     config: Mapping[str, Any]
     labels: Sequence[str]
-    channels: int
+    widths: Sequence[int]
     seed: int
     state_dict: Mapping[str, Tensor]
     statistics: Mapping[str, Tensor]

@@ -71,7 +71,7 @@ def load_detector(checkpoint: Checkpoint) -> Detector[Any]:
     """
     config = checkpoint.config
     detector = build_detector(
-        config["detector"], config["model"], checkpoint.channels, len(checkpoint.labels), checkpoint.source
+        config["detector"], config["model"], checkpoint.widths, len(checkpoint.labels), checkpoint.source
     )
     try:
         detector.load_state_dict(dict(checkpoint.state_dict))
@@ -85,9 +85,9 @@ def load_detector(checkpoint: Checkpoint) -> Detector[Any]:
 
 
 def _check(checkpoint: Checkpoint, name: str, features: VideoFeatures) -> None:
-    width = features.values.shape[1]
-    if width != checkpoint.channels:
-        problem = f"was trained on features of {checkpoint.channels} channels, those of '{name}' have {width}"
-        raise InputError(checkpoint.source, problem, "channels")
+    if list(features.widths) != list(checkpoint.widths):
+        trained, found = ("+".join(map(str, widths)) for widths in (checkpoint.widths, features.widths))
+        problem = f"was trained on features of {trained} channels, those of '{name}' have {found}"
+        raise InputError(checkpoint.source, problem, "widths")
     if not np.isfinite(features.values).all():
         raise InputError("features", "hold a value that is not finite", name)

@@ -108,14 +108,14 @@ def train(
     options = chosen.training
     where = choose_device(device)
     videos = collect_videos(features, proposals, annotations)
-    channels = _common_width(videos)
+    widths = _common_widths(videos)
     statistics = {}
     if options.standardise:
         standardiser = Standardiser.fit(video.features for video in videos)
         videos = [replace(video, features=standardiser(video.features)) for video in videos]
         statistics = standardiser.tensors()
     with _own_random_state(derive(seed, "network"), where):
-        detector = build_detector(chosen.detector, chosen.model, channels, len(annotations.labels), CONFIG)
+        detector = build_detector(chosen.detector, chosen.model, widths, len(annotations.labels), CONFIG)
         detector.to(where)
         _check_proposals(detector, videos)
         examples = detector.training_set(videos)
@@ -130,7 +130,7 @@ def train(
     statistics |= detector.statistics()
     state = detector.state_dict()
     write_checkpoint(
-        out_path, Checkpoint(completed, list(annotations.labels), channels, seed, state, statistics)
+        out_path, Checkpoint(completed, list(annotations.labels), widths, seed, state, statistics)
     )
 
 
@@ -239,14 +239,14 @@ def _check_proposals(detector: Detector[Any], videos: Sequence[Video]) -> None:
         raise InputError("proposals", "none of the training videos has any, and this detector needs them")
 
 
-def _common_width(videos: Sequence[Video]) -> int:
-    width = videos[0].features.values.shape[1]
+def _common_widths(videos: Sequence[Video]) -> list[int]:
+    widths = videos[0].features.widths
     for video in videos:
-        found = video.features.values.shape[1]
-        if found != width:
-            problem = f"have {found} channels, those of '{videos[0].name}' have {width}"
+        if video.features.widths != widths:
+            found, first = ("+".join(map(str, value)) for value in (video.features.widths, widths))
+            problem = f"have {found} channels, those of '{videos[0].name}' have {first}"
             raise InputError("features", problem, video.name)
-    return int(width)
+    return list(widths)
 
 
 @contextmanager

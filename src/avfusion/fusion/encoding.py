@@ -48,7 +48,7 @@ def concat(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
     if len(visual.values) != len(audio.values):
         advice = "it needs equally many: extract the audio on the visual grid, or choose dup_trim"
         raise _lengths("concat", visual, audio, advice)
-    return _joined(visual.values, audio.values, visual.axis)
+    return _joined(visual, audio, visual.values, audio.values, visual.axis)
 
 
 def dup_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
@@ -62,9 +62,9 @@ def dup_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
         stride = axis.stride / ratio
         # The first of r equal copies stands for the first part of the cell of snippet 0.
         axis = TimeAxis(first=axis.origin + stride / 2, stride=stride, window=axis.window)
-        return _joined(np.repeat(visual.values, ratio, axis=0), audio.values, axis)
+        return _joined(visual, audio, np.repeat(visual.values, ratio, axis=0), audio.values, axis)
     ratio = len(visual.values) // len(audio.values)
-    return _joined(visual.values, np.repeat(audio.values, ratio, axis=0), visual.axis)
+    return _joined(visual, audio, visual.values, np.repeat(audio.values, ratio, axis=0), visual.axis)
 
 
 def avg_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
@@ -81,16 +81,19 @@ def avg_trim(visual: VideoFeatures, audio: VideoFeatures) -> VideoFeatures:
     ratio = len(audio.values) // len(visual.values)
     windows = sliding_window_view(audio.values.astype(np.float32, copy=False), ratio, axis=0)[::2]
     count = min(len(windows), len(visual.values))
-    return _joined(visual.values, windows[:count].mean(axis=-1, dtype=np.float32), visual.axis)
+    mean = windows[:count].mean(axis=-1, dtype=np.float32)
+    return _joined(visual, audio, visual.values, mean, visual.axis)
 
 
 SCHEMES: dict[str, Scheme] = {"concat": concat, "dup_trim": dup_trim, "avg_trim": avg_trim}
 
 
-def _joined(visual: np.ndarray, audio: np.ndarray, axis: TimeAxis) -> VideoFeatures:
-    count = min(len(visual), len(audio))
-    values = np.concatenate([visual[:count], audio[:count]], axis=1, dtype=np.float32, casting="same_kind")
-    return VideoFeatures(values, axis)
+def _joined(
+    visual: VideoFeatures, audio: VideoFeatures, seen: np.ndarray, heard: np.ndarray, axis: TimeAxis
+) -> VideoFeatures:
+    count = min(len(seen), len(heard))
+    values = np.concatenate([seen[:count], heard[:count]], axis=1, dtype=np.float32, casting="same_kind")
+    return VideoFeatures(values, axis, visual.widths + audio.widths)
 
 
 def _lengths(scheme: str, visual: VideoFeatures, audio: VideoFeatures, advice: str) -> InputError:
