@@ -3,7 +3,7 @@
 
 rule fuse_scores:
     input:
-        member_scores,
+        of_members("scores"),
     output:
         "results/{dataset}/scores/{experiment}/seed{seed}.h5",
     log:
@@ -11,7 +11,7 @@ rule fuse_scores:
     benchmark:
         "benchmarks/jobs/{dataset}/fuse_scores/{experiment}/seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(FUSED),
+        experiment=fused_by("scores"),
     conda:
         "../envs/data.yaml"
     threads: 1

@@ -26,7 +26,7 @@ with job(snakemake.log[0], snakemake.params.threads):
             "training": snakemake.params.training,
         },
         features,
-        read_proposals(snakemake.input.proposals),
+        read_proposals(snakemake.input.proposals, snakemake.params.best) if snakemake.input.proposals else {},
         clip_to_duration(annotations),
         seed,
         snakemake.output.checkpoint,
