@@ -258,14 +258,22 @@ def evaluations_of(wildcards):
     return expand(pattern, dataset=wildcards.dataset, run=runs(wildcards))
 
 
+def recalled(wildcards):
+    """Proposals whose recall the report shows: by the name of their source, the place in its folder."""
+    first = {}
+    for name, seed in runs(wildcards):
+        if name in PROPOSING:
+            first.setdefault(name, f"{name}/seed{seed}")
+    if first and option("proposals", "windows")(wildcards):
+        first["windows"] = "windows"
+    return first
+
+
 def recalls_of(wildcards):
-    """Recall of all proposals that experiments of a table make, and of the windows."""
-    proposing = [(name, seed) for name, seed in runs(wildcards) if name in PROPOSING]
-    pattern = "results/{dataset}/recall/{run[0]}/seed{run[1]}.json"
-    found = expand(pattern, dataset=wildcards.dataset, run=proposing)
-    if found and option("proposals", "windows")(wildcards):
-        found.append(f"results/{wildcards.dataset}/recall/windows.json")
-    return found
+    """Recall of the proposals that experiments of a table make (first seed), and of the windows."""
+    pattern = "results/{dataset}/recall/{source}.json"
+    sources = recalled(wildcards).values()
+    return expand(pattern, dataset=wildcards.dataset, source=sources)
 
 
 def table_rows(wildcards):

@@ -46,3 +46,29 @@ rule evaluate:
         code=code("evaluate.py"),
     script:
         "../workflow/scripts/evaluate.py"
+
+
+rule recall:
+    input:
+        proposals="results/{dataset}/proposals/{source}.h5",
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/recall/{source}.json",
+    log:
+        "logs/{dataset}/recall/{source}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/recall/{source}.tsv"
+    wildcard_constraints:
+        source="windows|list|.+/seed[0-9]+",
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        subset=option("subsets", "test"),
+        ranked=lambda wildcards: "/" in wildcards.source,
+        code=code("recall.py"),
+    script:
+        "../workflow/scripts/recall.py"

@@ -33,6 +33,7 @@ rule report:
     input:
         evaluations=evaluations_of,
         detections=first_detections_of,
+        recalls=recalls_of,
         annotations="results/{dataset}/annotations.json",
     output:
         page=report(
@@ -58,6 +59,7 @@ rule report:
         title=title,
         note=report_note,
         facts=facts,
+        recalled=recalled,
         code=code("report.py"),
     script:
         "../workflow/scripts/report.py"

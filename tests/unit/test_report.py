@@ -12,12 +12,16 @@ from report_files import GOOD, POOR, Files, annotations, detections, write_files
 
 from avfusion.data.annotations import read_annotations
 from avfusion.data.detections import read_detections
+from avfusion.data.proposals import RankedProposals
 from avfusion.errors import InputError
+from avfusion.evaluation.average_recall import as_detections, average_recall
+from avfusion.files import write_json
 from avfusion.report import style
 from avfusion.report.comparisons import DECISION_HELPS, SCHEME_HELPS, SOUND_HELPS, compare, pairs
 from avfusion.report.figures import audio_pairs
 from avfusion.report.html import FIGURES, write_figures, write_report
 from avfusion.report.outcomes import Outcome, judge
+from avfusion.report.recall import load_curves
 from avfusion.report.results import Result, ResultRow, load_results
 from avfusion.report.timeline import pick_videos
 
@@ -85,6 +89,25 @@ def test_the_page_says_which_fusion_helped(files: Files, page: str) -> None:
     assert (*names, comparison.question) == ("muses-rgb+audio", "muses-rgb", SOUND_HELPS)
     assert comparison.mean == pytest.approx(100 * (results[2].mean_ap[0] - results[0].mean_ap[0]).mean())
     assert comparison.spread is None, "the stream alone ran with one seed"
+
+
+def test_recall_of_proposals_is_a_picture_if_there_is_any(files: Files, tmp_path: Path) -> None:
+    proposals = {
+        "b": RankedProposals(np.array([[2.0, 6.0], [10.0, 14.0]]), np.array([0.9, 0.8])),
+        "a": RankedProposals(np.array([[5.0, 9.0], [0.0, 1.0]]), np.array([0.9, 0.8])),
+    }
+    curve = average_recall(as_detections(proposals), annotations().subset("test"), max_average=2)
+    assert (curve.at(1), curve.at(2), curve.at(50)) == (pytest.approx(2 / 3), 1.0, 1.0)
+    write_json(tmp_path / "gtad.json", curve.to_json())
+    recalls = {"gtad-rgb": tmp_path / "gtad.json"}
+    write_report(
+        tmp_path / "r.html", "demo", files.rows, files.detections, files.annotations, "test", recalls=recalls
+    )
+    text = (tmp_path / "r.html").read_text()
+    assert "What proposals find" in text and "tIoU 0.5 to 0.95. gtad-rgb: " in text
+    write_json(tmp_path / "gtad.json", {"recall": [1.0]})
+    with pytest.raises(InputError, match=r"gtad\.json: holds no recall of proposals"):
+        load_curves(recalls)
 
 
 def test_what_is_compared_with_what() -> None:

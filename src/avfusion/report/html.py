@@ -16,6 +16,7 @@ from avfusion.files import write_text
 from avfusion.report import figures, style
 from avfusion.report.comparisons import Comparison, compare, statement
 from avfusion.report.outcomes import Judged, judge
+from avfusion.report.recall import load_curves, recall_caption, recall_chart
 from avfusion.report.results import Result, ResultRow, load_results, protocol_text
 from avfusion.report.timeline import pick_videos, timeline
 
@@ -30,6 +31,7 @@ TITLES = {
     "classes": "Class by class",
     "outcomes": "What goes wrong",
     "timeline": "A few videos",
+    "recall": "What proposals find",
 }
 
 
@@ -42,6 +44,7 @@ def write_report(
     subset: str | None,
     note: str = "",
     facts: Mapping[str, object] | None = None,
+    recalls: Mapping[str, str | Path] | None = None,
 ) -> None:
     """Write the report as one self-contained HTML file, atomically; equal inputs give equal bytes.
 
@@ -54,6 +57,7 @@ def write_report(
         subset: which was evaluated; None means all.
         note: what a reader must know before believing the figures; printed on top.
         facts: anything else worth knowing (seeds, backbones, flow method), printed at the end.
+        recalls: recall of proposals by the name of their source, for a further picture.
 
     Raises:
         InputError: an input is missing or damaged, or the evaluations cannot stand in one table.
@@ -61,8 +65,11 @@ def write_report(
     results, truth, found = _load(rows, detections, annotations, subset)
     judged = {name: judge(value, truth) for name, value in found.items()}
     pictures = {name: style.to_svg(_draw(name, results, truth, judged)) for name in FIGURES}
-    comparisons = compare(results, found, truth)
-    write_text(path, _page(title, results, comparisons, pictures, truth, note, facts or {}))
+    sections = _comparison_table(compare(results, found, truth)) + _sections(results, pictures, truth)
+    if recalls:
+        curves = load_curves(recalls)
+        sections += _section("recall", recall_caption(curves), style.to_svg(recall_chart(curves)))
+    write_text(path, _page(title, results, sections, note, facts or {}))
 
 
 def write_figures(
@@ -116,17 +123,10 @@ def _draw(name: str, results: Sequence[Result], truth: Annotations, judged: Mapp
 def _page(
     title: str,
     results: Sequence[Result],
-    comparisons: Sequence[Comparison],
-    pictures: Mapping[str, str],
-    truth: Annotations,
+    sections: str,
     note: str,
     facts: Mapping[str, object],
 ) -> str:
-    captions = _captions(results, truth)
-    sections = "".join(
-        f"<section><h2>{TITLES[name]}</h2><p>{captions[name]}</p>{_inline(svg, name)}</section>\n"
-        for name, svg in pictures.items()
-    )
     warning = f'<p class="note">{escape(note)}</p>\n' if note else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -135,9 +135,18 @@ def _page(
         f"<h1>{escape(title)}</h1>\n{warning}<p class=lead>{_headline(results)}</p>\n"
         f"<section>{_table(results)}\n"
         f"<p class=small>{_fine_print(results)}</p></section>\n"
-        f"{_comparison_table(comparisons)}{sections}{_class_table(results)}"
+        f"{sections}{_class_table(results)}"
         f"{_colophon(results, facts)}</body>\n</html>\n"
     )
+
+
+def _sections(results: Sequence[Result], pictures: Mapping[str, str], truth: Annotations) -> str:
+    captions = _captions(results, truth)
+    return "".join(_section(name, captions[name], svg) for name, svg in pictures.items())
+
+
+def _section(name: str, caption: str, svg: str) -> str:
+    return f"<section><h2>{TITLES[name]}</h2><p>{caption}</p>{_inline(svg, name)}</section>\n"
 
 
 def _inline(svg: str, name: str) -> str:
