@@ -12,6 +12,7 @@ from torch import Tensor
 HIGH, LOW = 0.7, 0.3  # tIoU above which a candidate is good, and up to which it is poor
 POSITIVE = 0.9  # tIoU above which a candidate counts as an action
 BOUNDARY = 0.5  # share of a snippet's cell above which it counts as a boundary
+MARGIN = 10  # added to the numbers of positive and of other candidates
 EPSILON = 1e-6  # inside of every logarithm
 
 
@@ -39,7 +40,7 @@ def subgraph_loss(maps: Tensor, iou: Tensor, mask: Tensor, uniform: Tensor) -> S
     regression = _sampled_regression(maps[:, 0].float(), target, mask, uniform)
     positive = target > POSITIVE
     counted = (mask > 0).expand_as(positive)
-    return SubgraphLoss(regression, balanced_cross_entropy(maps[:, 1].float(), positive, counted))
+    return SubgraphLoss(regression, balanced_cross_entropy(maps[:, 1].float(), positive, counted, MARGIN))
 
 
 def node_loss(start: Tensor, end: Tensor, start_target: Tensor, end_target: Tensor) -> Tensor:
@@ -60,24 +61,22 @@ def node_loss(start: Tensor, end: Tensor, start_target: Tensor, end_target: Tens
     )
 
 
-def balanced_cross_entropy(predicted: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
-    """Binary cross-entropy in which positive and negative entries weigh about the same together.
-
-    With N entries, P of them positive, a positive one weighs N / 2P and a negative one N / 2(N - P); the sum
-    is divided by N. Without a positive entry (where the published code divides by zero, but for boundaries)
-    P counts as 1; without a negative one N - P does.
+def balanced_cross_entropy(
+    predicted: Tensor, positive: Tensor, counted: Tensor, margin: float = 0.0
+) -> Tensor:
+    """Half the mean cross-entropy of the positive entries and half that of the others.
 
     Args:
         predicted: in [0, 1].
         positive: bool, of the same shape.
         counted: bool, of the same shape; holds all that is positive.
+        margin: is added to both counts by which is divided, so that a single positive entry does not weigh
+            as much as all others. Counts below 1 are 1 (the published code divides by zero there).
     """
-    entries = counted.sum().to(predicted.dtype)
-    positives = positive.sum().clamp(min=1).to(predicted.dtype)
-    negatives = (entries - positives).clamp(min=1)
-    hit = torch.log(predicted + EPSILON) * positive
-    miss = torch.log(1 - predicted + EPSILON) * (counted & ~positive)
-    return -(hit / (2 * positives) + miss / (2 * negatives)).sum()
+    others = counted & ~positive
+    hit = (torch.log(predicted + EPSILON) * positive).sum() / (positive.sum() + margin).clamp(min=1)
+    miss = (torch.log(1 - predicted + EPSILON) * others).sum() / (others.sum() + margin).clamp(min=1)
+    return -(hit + miss) / 2
 
 
 def _sampled_regression(predicted: Tensor, target: Tensor, mask: Tensor, uniform: Tensor) -> Tensor:
