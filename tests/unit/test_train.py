@@ -111,7 +111,7 @@ def test_videos_without_features_are_left_out_and_counted(
         path = run(tmp_path, (some, annotations), changed(epochs=1))
         scores = predict(path, some, windows(annotations))
     assert "2 of 12 training videos have no features and are left out (train1, train4)" in caplog.text
-    assert "2 of 12 videos have no features and get no scores (train1, train4)" in caplog.text
+    assert "2 of 12 videos have no features and nothing is said of them (train1, train4)" in caplog.text
     assert set(scores) == set(some)
 
 

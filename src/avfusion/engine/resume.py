@@ -1,8 +1,8 @@
 """The state of an unfinished training, so that one that was stopped goes on as if it never had been.
 
-A state file is written by ``torch.save`` and read with ``weights_only``: tensors, numbers and one JSON text. It
-belongs to one training: the same options, seed, classes, videos, features and proposals, the same code of the
-package, on the same kind of device. Any other file, or one that is damaged, is ignored.
+A state file is written by ``torch.save`` and read with ``weights_only``: tensors, numbers and one JSON text.
+It belongs to one training: the same options, seed, classes, videos, features and proposals, the same code of
+the package, on the same kind of device. Any other file, or one that is damaged, is ignored.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from avfusion.files import atomic_path
 from avfusion.fingerprint import fingerprint
 
 SAVE_EVERY = 60.0  # seconds
+UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError)
 PACKAGE = Path(avfusion.__file__).parent
 logger = logging.getLogger("avfusion")
 
@@ -117,14 +118,7 @@ class Keeper:
                 raise ValueError("it is of a training with other options, seed, data or code")
         except (KeyError, TypeError):
             return self._ignore("it holds no state of a training")
-        except (
-            OSError,
-            RuntimeError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            EOFError,
-            ValueError,
-        ) as error:
+        except UNREADABLE as error:
             return self._ignore((str(error).splitlines() or [type(error).__name__])[0])
         self._model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -165,5 +159,5 @@ def identity(
         for column in (*columns, video.classes):
             values = np.ascontiguousarray(column)
             total.update(str((values.shape, values.dtype)).encode())
-            total.update(values)
+            total.update(values.tobytes())
     return total.hexdigest()

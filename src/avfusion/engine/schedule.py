@@ -23,11 +23,11 @@ class TrainingOptions(OptimiserOptions):
         epochs: number of epochs; the schedule of the learning rate counts in them.
         passes: times that an epoch goes through the training data.
         batch_size: examples (MUSES: videos) per batch.
-        at_once: batches that are computed together, each with the losses that it has alone; it changes speed and
-            memory, and results by no more than rounding and other random numbers for dropout. null: all
-            that make a step of the optimiser.
-        precision: float32; bfloat16: networks compute in it, weights and losses stay float32; or auto: bfloat16 on
-            a CUDA device that has it and a detector made for it, else float32 (published).
+        at_once: batches that are computed together, each with the losses that it has alone: a matter of
+            speed and memory, and of no more than rounding, and which random numbers dropout gets, in the result.
+            null: all that make a step of the optimiser.
+        precision: float32 (published); bfloat16: networks compute in it, weights and losses stay float32; or
+            auto: bfloat16 on a CUDA device that has it with a detector made for it, else float32.
         standardise: give every channel mean 0 and deviation 1 over the training data; published: false.
     """
 
@@ -51,7 +51,7 @@ class TrainingOptions(OptimiserOptions):
 
 
 def published_training(detector: str, source: str = "config") -> TrainingOptions:
-    """The options with which a detector was published: the defaults, and what ``TRAINING`` in its module says.
+    """The options with which a detector was published: the defaults, changed by ``TRAINING`` of its module.
 
     Raises:
         InputError: there is no such detector.

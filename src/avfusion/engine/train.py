@@ -80,8 +80,8 @@ def train(
         out_path: the checkpoint.
         log_path: CSV with a row per epoch: epoch, lr, mean of every loss, seconds.
         device: cpu, cuda or auto.
-        resume_path: file for the state of the unfinished training. If it holds one of this very training, that
-            is gone on with; at the end it is removed. None: a training that is stopped is lost.
+        resume_path: file for the state of the unfinished training. If there is one, of this very training,
+            it is taken up; at the end it is removed. None: a training that is stopped is lost.
         board_path: folder for TensorBoard; needs the package of that name.
         save_every: seconds between two states.
 
