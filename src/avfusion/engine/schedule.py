@@ -23,9 +23,9 @@ class TrainingOptions(OptimiserOptions):
         epochs: number of epochs; the schedule of the learning rate counts in them.
         passes: times that an epoch goes through the training data.
         batch_size: examples (MUSES: videos) per batch.
-        at_once: batches that are computed together, each with the losses that it has alone: a matter of
-            speed and memory, and of no more than rounding, and which random numbers dropout gets, in the result.
-            null: all that make a step of the optimiser.
+        at_once: batches that are computed together, each with the losses that it has alone. A matter of
+            speed and memory; in the result, of rounding and of which random numbers dropout gets. null: all
+            that make a step of the optimiser.
         precision: float32 (published); bfloat16: networks compute in it, weights and losses stay float32; or
             auto: bfloat16 on a CUDA device that has it with a detector made for it, else float32.
         standardise: give every channel mean 0 and deviation 1 over the training data; published: false.
