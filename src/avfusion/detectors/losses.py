@@ -1,6 +1,10 @@
 """Losses of the two-stage detectors (SSN, P-GCN, MUSES).
 
 The activity loss is plain cross-entropy over foreground and background proposals.
+
+Proposals come in groups, groups in batches. The published losses divide by counts over a batch; so that
+several batches can be computed at once with the losses that each has alone, `members` (n, G) says with ones
+and zeros which of the G groups belong to which of n batches. Nothing here waits for the device.
 """
 
 import torch
@@ -8,8 +12,26 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def masked_mean(values: Tensor, counted: Tensor, members: Tensor) -> Tensor:
+    """Mean over the counted proposals of every batch (n,); 0 where there is none.
+
+    Args:
+        values: (G, P).
+        counted: bool (G, P).
+        members: (n, G).
+    """
+    sums = torch.where(counted, values, 0).sum(1)
+    counts = (members * counted.sum(1)).sum(1)
+    return (members * sums).sum(1) / counts.clamp(min=1)
+
+
 def completeness_loss(
-    scores: Tensor, labels: Tensor, counted: Tensor, positives: int, hard_ratio: float
+    scores: Tensor,
+    labels: Tensor,
+    counted: Tensor,
+    positives: int,
+    hard_ratio: float,
+    members: Tensor | None = None,
 ) -> Tensor:
     """Hinge loss that separates complete from incomplete proposals of a class, with hard negatives only.
 
@@ -27,6 +49,7 @@ def completeness_loss(
             by the place, pushes its score down as if it were incomplete.
         positives: complete proposals at the head of every group.
         hard_ratio: share of hard negatives; published 0.17.
+        members: (n, G), for the losses (n,) of n batches; None: all groups are one batch, which has one loss.
 
     Source: ``CompletenessLoss`` and ``OHEMHingeLoss`` of the MUSES code, after SSN (Zhao et al., ICCV 2017).
     """
@@ -34,9 +57,25 @@ def completeness_loss(
     complete = functional.relu(1 - own[:, :positives]) * counted[:, :positives]
     incomplete = functional.relu(1 + own[:, positives:]) * counted[:, positives:]
     hard = max(int(incomplete.shape[1] * hard_ratio), 1)
-    total = complete.sum() + incomplete.topk(hard, dim=1).values.sum()
-    in_batch = counted[:, positives:].sum().double() * hard_ratio
-    return total / (counted[:, :positives].sum() + in_batch.floor().clamp(min=1)).to(total.dtype)
+    summed = complete.sum(1) + incomplete.topk(hard, dim=1).values.sum(1)
+    belongs = summed.new_ones(1, len(scores)) if members is None else members
+    in_batch = (belongs.double() * counted[:, positives:].sum(1)).sum(1) * hard_ratio
+    right = (belongs * counted[:, :positives].sum(1)).sum(1)
+    losses = (belongs * summed).sum(1) / (right + in_batch.floor().clamp(min=1)).to(summed.dtype)
+    return losses[0] if members is None else losses
+
+
+def regression_errors(shifts: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Smooth L1 between target and predicted shift of the proposal's own class, summed over the two: (...).
+
+    Args:
+        shifts: (..., K, 2), normalised shift of centre and of log length per class.
+        labels: int64 (...), classes from 1; the error of a proposal with 0 means nothing.
+        targets: (..., 2), normalised.
+    """
+    index = (labels - 1).clamp(min=0)[..., None, None].expand(*labels.shape, 1, 2)
+    own = shifts.gather(-2, index).squeeze(-2)
+    return functional.smooth_l1_loss(own, targets, reduction="none").sum(-1)
 
 
 def regression_loss(shifts: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -54,5 +93,4 @@ def regression_loss(shifts: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """
     if len(labels) == 0:
         return shifts.sum()
-    own = shifts[torch.arange(len(labels), device=labels.device), labels - 1]
-    return 2 * functional.smooth_l1_loss(own, targets)
+    return regression_errors(shifts, labels, targets).mean()
