@@ -123,10 +123,9 @@ def test_scores_of_different_shapes_do_not_go_together(tmp_path: Path) -> None:
 def test_ranked_proposals_come_back_with_their_scores(tmp_path: Path) -> None:
     ranked = RankedProposals(np.array([[0.0, 2.0], [1.0, 3.0]]), np.array([0.9, 0.2]))
     write_proposals(tmp_path / "p.h5", {"a": ranked}, source="test")
-    found, labels = read_ranked(tmp_path / "p.h5")
-    assert_array_equal(found["a"].segments, ranked.segments)
-    assert_array_equal(found["a"].scores, ranked.scores)
-    assert (found["a"].classes, labels) == (None, [])
+    back = read_ranked(tmp_path / "p.h5")["a"]
+    assert_array_equal(back.segments, ranked.segments)
+    assert_array_equal(back.scores, ranked.scores)
     assert_array_equal(read_proposals(tmp_path / "p.h5", best=1)["a"], [[0.0, 2.0]])
 
 
@@ -134,17 +133,3 @@ def test_windows_have_no_scores_to_rank_by(tmp_path: Path) -> None:
     write_proposals(tmp_path / "p.h5", {"a": np.array([[0.0, 2.0]])}, source="test")
     with pytest.raises(InputError, match=r"p\.h5: a: its proposals have no scores"):
         read_ranked(tmp_path / "p.h5")
-
-
-def test_classes_of_proposals_come_back_with_their_names(tmp_path: Path) -> None:
-    classes = np.array([[0.7, 0.2], [0.1, 0.3]])
-    ranked = RankedProposals(np.array([[0.0, 2.0], [1.0, 3.0]]), np.array([0.9, 0.2]), classes)
-    write_proposals(tmp_path / "p.h5", {"a": ranked}, source="test", labels=["clap", "hop"])
-    found, labels = read_ranked(tmp_path / "p.h5")
-    assert labels == ["clap", "hop"]
-    assert_array_equal(found["a"].classes, classes)
-    worse = found["a"].take(np.array([1]), np.array([0.1]))
-    assert_array_equal(worse.classes, classes[1:])
-    assert_array_equal(worse.segments, [[1.0, 3.0]])
-    with pytest.raises(ValueError, match="classes of"):
-        RankedProposals(ranked.segments, ranked.scores, classes[:1])

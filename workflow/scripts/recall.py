@@ -9,6 +9,6 @@ from avfusion.runlog import job
 with job(snakemake.log[0]):
     annotations = read_annotations(snakemake.input.annotations).subset(snakemake.params.subset)
     path = snakemake.input.proposals
-    ranked = read_ranked(path)[0] if snakemake.params.ranked else in_random_order(read_proposals(path), 0)
+    ranked = read_ranked(path) if snakemake.params.ranked else in_random_order(read_proposals(path), 0)
     ranked = {video: value for video, value in ranked.items() if video in annotations.videos}
     write_json(snakemake.output[0], average_recall(as_detections(ranked), annotations).to_json())

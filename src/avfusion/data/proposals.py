@@ -1,11 +1,9 @@
 """Candidate segments of videos, and how multi-scale windows make them without looking.
 
-On disk: HDF5, a float64 dataset per video with a row per proposal: [start, end] in seconds; if a detector
-made them [start, end, score], best first; if it also says what they are, the probability of every class
-follows. The file's attributes: ``source`` says what made them, ``classes`` is the JSON list of the K classes.
+On disk: HDF5, a float64 dataset per video, (N, 2) of [start, end] in seconds, or (N, 3) of [start, end,
+score], best first; the file's attribute ``source`` says what made them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,32 +21,22 @@ Segments = NDArray[np.float64]  # (N, 2): start and end in seconds
 
 @dataclass(frozen=True, eq=False)
 class RankedProposals:
-    """Candidate segments of one video that a detector proposes, best first.
+    """Candidate segments of one video that a detector proposes, best first, without classes.
 
     Attributes:
         segments: float64 (N, 2), start and end in seconds.
-        scores: float64 (N,), falling; how sure it is that something happens there.
-        classes: float64 (N, K), what it would be, as probabilities; None if the detector does not say.
+        scores: float64 (N,), falling.
     """
 
     segments: Segments
     scores: NDArray[np.float64]
-    classes: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        count = len(self.scores)
-        if self.segments.shape != (count, 2):
-            raise ValueError(f"{count} scores do not fit segments of {self.segments.shape}")
-        if self.classes is not None and (self.classes.ndim != 2 or len(self.classes) != count):
-            raise ValueError(f"classes of {self.classes.shape} do not fit {count} proposals")
+        if self.segments.shape != (len(self.scores), 2):
+            raise ValueError(f"{len(self.scores)} scores do not fit segments of {self.segments.shape}")
 
     def __len__(self) -> int:
         return len(self.scores)
-
-    def take(self, rows: NDArray[np.int64], scores: NDArray[np.float64]) -> "RankedProposals":
-        """The proposals at `rows`, with new scores."""
-        classes = None if self.classes is None else self.classes[rows]
-        return RankedProposals(self.segments[rows], scores, classes)
 
 
 def sliding_windows(duration: float, lengths: Sequence[float], overlap: float = 0.75) -> Segments:
@@ -76,26 +64,15 @@ def sliding_windows(duration: float, lengths: Sequence[float], overlap: float = 
 
 
 def write_proposals(
-    path: str | Path,
-    proposals: Mapping[str, Segments | RankedProposals],
-    source: str,
-    labels: Sequence[str] = (),
+    path: str | Path, proposals: Mapping[str, Segments | RankedProposals], source: str
 ) -> None:
-    """Write proposals per video to HDF5, atomically.
-
-    Args:
-        path: the file.
-        proposals: by video.
-        source: what made them, in a few words.
-        labels: names of the classes, if the proposals have any.
-    """
+    """Write proposals per video to HDF5, atomically; `source` says what made them."""
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update({"source": source, "classes": json.dumps(list(labels))})
+        file.attrs["source"] = source
         for video, value in proposals.items():
             check_video_id(path, video)
             if isinstance(value, RankedProposals):
-                columns = [value.segments, value.scores, *([] if value.classes is None else [value.classes])]
-                table = np.column_stack(columns)
+                table = np.column_stack([value.segments, value.scores])
             else:
                 table = np.asarray(value, dtype=np.float64).reshape(-1, 2)
             file.create_dataset(video, data=table.astype(np.float64))
@@ -111,33 +88,28 @@ def read_proposals(path: str | Path, best: int | None = None) -> dict[str, Segme
     Raises:
         InputError: no HDF5 file, a dataset of another shape, or a segment that ends before it starts.
     """
-    return {video: table[:best, :2] for video, table in _read_tables(path)[0].items()}
+    return {video: table[:best, :2] for video, table in _read_tables(path).items()}
 
 
-def read_ranked(path: str | Path) -> tuple[dict[str, RankedProposals], list[str]]:
-    """Read what `write_proposals` wrote of ranked proposals, and the names of their classes if there are any.
+def read_ranked(path: str | Path) -> dict[str, RankedProposals]:
+    """Read what `write_proposals` wrote of ranked proposals.
 
     Raises:
         InputError: as `read_proposals`; or the proposals have no scores.
     """
-    tables, labels = _read_tables(path)
-    found = {}
+    tables = _read_tables(path)
     for video, table in tables.items():
-        if table.shape[1] < 3:
+        if table.shape[1] != 3:
             raise InputError(path, "its proposals have no scores", video)
-        found[video] = RankedProposals(table[:, :2], table[:, 2], table[:, 3:] if labels else None)
-    return found, labels
+    return {video: RankedProposals(table[:, :2], table[:, 2]) for video, table in tables.items()}
 
 
-def _read_tables(path: str | Path) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+def _read_tables(path: str | Path) -> dict[str, NDArray[np.float64]]:
     with reading(path, "proposals") as file:
-        labels = list(json.loads(file.attrs.get("classes", "[]")))
         tables = {video: np.asarray(file[video][()], dtype=np.float64) for video in file}
-    widths = (3 + len(labels),) if labels else (2, 3)
     for video, table in tables.items():
-        if table.ndim != 2 or table.shape[1] not in widths:
-            expected = " or ".join(f"(N, {width})" for width in widths)
-            raise InputError(path, f"shape {table.shape}, expected {expected}", video)
+        if table.ndim != 2 or table.shape[1] not in (2, 3):
+            raise InputError(path, f"shape {table.shape}, expected (N, 2) or (N, 3)", video)
         if not (np.isfinite(table).all() and (table[:, 1] > table[:, 0]).all()):
             raise InputError(path, "holds a segment that is not finite or ends before it starts", video)
-    return tables, labels
+    return tables
