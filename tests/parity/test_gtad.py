@@ -19,6 +19,7 @@ from avfusion.detectors.gtad_graph import nearest
 from avfusion.detectors.gtad_ranking import (
     RankingOptions,
     candidate_scores,
+    rank,
     soft_nms,
     suppress,
 )
@@ -30,6 +31,9 @@ from avfusion.detectors.gtad_windows import (
     window_starts,
     window_targets,
 )
+from avfusion.engine.optimise import make_optimiser, take_step
+from avfusion.engine.ranking import detections_from_proposals
+from avfusion.engine.schedule import published_training
 
 SKIP = 5
 GRID = Grid(scale=32, durations=16, skip=SKIP)
@@ -144,17 +148,18 @@ def test_losses_and_gradients(golden: Path) -> None:
 def test_adam_steps(golden: Path) -> None:
     model, wanted = published(golden), facts(golden)["adam"]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimiser = torch.optim.Adam(model.parameters(), lr=wanted["lr"], weight_decay=wanted["weight_decay"])
+    options = published_training("gtad")
+    given = (options.lr, options.weight_decay, options.clip_norm)
+    assert given == (wanted["lr"], wanted["weight_decay"], wanted["clip_grad_norm"])
+    optimiser = make_optimiser(model, options)
     found = []
     for step in range(2):
         shape = (2, 64, GRID.scale)
         features = torch.from_numpy(recipe_input(f"in:gtad/adam/features/step{step}", shape))
         losses = model.losses(model.maps(features), batch_of(golden, f"adam/step{step}", features))
         found += [losses["regression"].item() + 10 * losses["classification"].item(), losses["node"].item()]
-        optimiser.zero_grad()
         losses["total"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), wanted["clip_grad_norm"])
-        optimiser.step()
+        take_step(model, optimiser, options)
     assert found == pytest.approx([value for _, value in wanted["losses"]], rel=1e-5)
     state = model.state_dict()
     for name, change in wanted["delta_l2"].items():
@@ -261,3 +266,29 @@ def test_long_segments_are_dropped(golden: Path) -> None:
     kept, decayed = soft_nms(segments, usable, 0.46, count=25)  # as many as are stored
     got = np.column_stack([segments[kept], decayed])
     np.testing.assert_allclose(got, arrays(golden, "postprocess")["softnms_long/out"], rtol=1e-9)
+
+
+def test_detections(golden: Path) -> None:
+    """Windows in the order of their names, one suppression over all, then the two best classes of a video."""
+    wanted, data = facts(golden, "postprocess"), arrays(golden, "postprocess")
+    labels = [wanted["class_names"][str(k + 1)] for k in wanted["class_ids"]]
+    ranked, durations = {}, {}
+    for video, about in wanted["fps_and_frames"].items():
+        mine = sorted((entry for entry in windows(golden) if entry[0].startswith(video)), key=lambda e: e[0])
+        segments = [frames for _, frames, *_ in mine]
+        best = rank(segments, [scores for _, _, scores, _ in mine], SKIP, RankingOptions())
+        ranked[video] = RankedProposals(best.segments / about["fps"], best.scores)
+        durations[video] = about["num_frames"] / about["fps"]
+    scores = dict(zip(ranked, data["class_scores"], strict=True))
+    config = {"proposals": wanted["num_prop"], "classes": wanted["topk"]}
+    found = detections_from_proposals(ranked, scores, labels, durations, config)
+    expected = [
+        (video, row["label"], row["score"], row["segment"])
+        for video, rows in wanted["detections"].items()
+        for row in rows
+    ]
+    assert len(found) == len(expected)
+    for k, (video, label, score, segment) in enumerate(expected):
+        assert (found.videos[found.video[k]], found.labels[found.label[k]]) == (video, label)
+        assert [found.start[k], found.end[k]] == segment
+        assert found.score[k] == pytest.approx(score, rel=1e-9)

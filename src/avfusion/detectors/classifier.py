@@ -119,9 +119,9 @@ def _solve(inputs: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor
         solver.zero_grad()
         each = functional.cross_entropy(inputs @ weight.T + bias, labels, reduction="none")
         value = (each * importance).sum() + PENALTY * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():
-        solver.step(loss)  # type: ignore[no-untyped-call]
+        solver.step(loss)
     return weight.detach(), bias.detach()

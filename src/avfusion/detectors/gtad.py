@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from avfusion.data.features import VideoFeatures
 from avfusion.data.proposals import RankedProposals, Segments
-from avfusion.detectors.base import TOTAL, Detector, Video
+from avfusion.detectors.base import TOTAL, Detector, TrainingSet, Video
 from avfusion.detectors.classifier import fit_classifier, segment_features
 from avfusion.detectors.gtad_graph import GraphLayer, gather, nearest
 from avfusion.detectors.gtad_losses import node_loss, subgraph_loss
@@ -55,18 +55,19 @@ EXTENSION = 0.5  # of a candidate on both sides, in its lengths
 CLASSIFICATION_WEIGHT = 10.0
 WINDOWS_AT_ONCE = 8  # when predicting
 
-# Published training on THUMOS14; see `avfusion.engine.train.TrainingOptions`.
+# How G-TAD was trained on THUMOS14, where that differs from `avfusion.engine.schedule.TrainingOptions`.
 TRAINING: Mapping[str, Any] = {
     "optimizer": "adam",
     "lr": 4e-5,
     "weight_decay": 1e-4,
+    "bias_lr": 1.0,
+    "bias_decay": 1.0,
     "clip_norm": 1.0,
     "epochs": 10,
     "passes": 1,
     "batch_size": 8,
     "accumulate": 1,
     "steps": (5,),
-    "factor": 0.1,
 }
 
 
@@ -172,6 +173,7 @@ class Gtad(Detector[RankedProposals]):
     """
 
     options: Options
+    mixed_precision = True  # distances and everything from the last sigmoid on stay float32
     class_weight: Tensor | None
     class_bias: Tensor | None
     anchors: Tensor
@@ -226,8 +228,9 @@ class Gtad(Detector[RankedProposals]):
         convolved = self.backbone1[:2](features)
         first = nearest(convolved, count)
         base = self.backbone1[2](convolved, first)
-        second = nearest(base, count)  # three layers look at the same features
-        start, end = (head[1:](head[0](base, second))[:, 0] for head in (self.regu_s, self.regu_e))
+        second = nearest(base, count)  # three layers see the same features
+        heads = (self.regu_s, self.regu_e)
+        start, end = (torch.sigmoid(head[1:2](head[0](base, second))[:, 0].float()) for head in heads)
         final = self.backbone2[0](base, second)
         match options.style:
             case 0:
@@ -237,20 +240,21 @@ class Gtad(Detector[RankedProposals]):
             case 2:
                 index = torch.cat([first, second], dim=2)
         hidden = self._align(final, index).unflatten(2, self.mask.shape)
-        return Maps(self.localization[1:](hidden), start, end)
+        return Maps(torch.sigmoid(self.localization[1:9](hidden).float()), start, end)
 
     def _align(self, features: Tensor, neighbours: Tensor | None) -> Tensor:
         """First layer of the localisation, applied to aligned candidates: (B, C, T) to (B, O, D T)."""
-        layer, ratio = self.localization[0], self.options.sampling_ratio
-        weight = layer.weight.reshape(len(layer.weight), features.shape[1], -1)
+        kernel, bias = (self.localization.get_parameter(name) for name in ("0.weight", "0.bias"))
+        weight = kernel.reshape(len(kernel), features.shape[1], -1)  # channel-major, then slots
+        ratio = self.options.sampling_ratio
         if neighbours is None:
-            return project_align1d(features, self.anchors, weight, layer.bias, ratio)
+            return project_align1d(features, self.anchors, weight, bias, ratio)
         own, other = weight.split([self.options.inner_slots, self.options.context_slots], dim=2)
         context = gather(features, neighbours).mean(dim=3)
         if own.shape == other.shape:  # one pattern of samples serves both
             features, weight = torch.cat([features, context], 1), torch.cat([own, other], 1)
-            return project_align1d(features, self.anchors, weight, layer.bias, ratio)
-        inner = project_align1d(features, self.anchors, own, layer.bias, ratio)
+            return project_align1d(features, self.anchors, weight, bias, ratio)
+        inner = project_align1d(features, self.anchors, own, bias, ratio)
         return inner + project_align1d(context, self.anchors, other, None, ratio)
 
     def training_set(self, videos: Sequence[Video]) -> "GtadTrainingSet":
@@ -287,16 +291,16 @@ class Gtad(Detector[RankedProposals]):
             proposed, frames = candidate_frames(first, grid, options.full_windows)
             score = candidate_scores(candidates, proposed)
             if options.full_windows:
-                there = frames[:, 0] < grid.skip * (len(features.values) - 1)
+                there = frames[:, 0] < grid.skip * (len(features.values) - 0.5)
                 frames, score = frames[there], score[there]
             segments.append(to_seconds(frames, features.axis, grid.skip))
             scores.append(score)
         return rank(segments, scores, features.axis.stride, options.ranking)
 
-    def class_scores(self, video: Video, segments: Segments) -> NDArray[np.float64] | None:
-        """Probability (N, K) of every class for segments (N, 2) of a video; None without a classifier."""
+    def class_scores(self, video: Video, segments: Segments) -> NDArray[np.float64]:
+        """Probability (N, K) of every class for segments (N, 2) of a video, by the classifier of segments."""
         if self.class_weight is None or self.class_bias is None:
-            return None
+            raise ValueError("there is no classifier of segments: build the detector with one")
         inputs = torch.from_numpy(segment_features(video.features, segments)).to(self.class_weight)
         logits = inputs @ self.class_weight.T + self.class_bias
         probability = logits.double().softmax(dim=1)[:, 1:].numpy(force=True)
@@ -323,7 +327,7 @@ class Gtad(Detector[RankedProposals]):
         return torch.from_numpy(values).to(self.mask.device)
 
 
-class GtadTrainingSet:
+class GtadTrainingSet(TrainingSet):
     """All windows of the training videos that an instance lies in."""
 
     def __init__(self, videos: Sequence[Video], detector: Gtad) -> None:

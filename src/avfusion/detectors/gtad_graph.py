@@ -1,5 +1,6 @@
 """Graph layers of G-TAD: snippets joined with their neighbours in time and with those that are most alike."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -9,9 +10,10 @@ GROUP_WIDTH = 4  # channels of a group inside of a layer
 def nearest(features: Tensor, count: int) -> Tensor:
     """Indices (B, T, count) of the snippets of (B, C, T) that are most alike, itself included."""
     values = features.detach().float()
-    squares = values.square().sum(dim=1)
-    distance = squares[:, :, None] - 2 * values.mT @ values + squares[:, None, :]
-    return distance.topk(count, dim=2, largest=False).indices
+    with torch.autocast(values.device.type, enabled=False):
+        squares = values.square().sum(dim=1)
+        distance = squares[:, :, None] - 2 * values.mT @ values + squares[:, None, :]
+        return distance.topk(count, dim=2, largest=False).indices
 
 
 def gather(features: Tensor, index: Tensor) -> Tensor:
@@ -47,9 +49,9 @@ class GraphLayer(nn.Module):
     def forward(self, features: Tensor, index: Tensor | None = None) -> Tensor:
         """New features; `index` (B, T, k) are the neighbours, found here if they are not given."""
         index = nearest(features, self.neighbours) if index is None else index
-        first = self.sconvs[0]
-        neighbour, own = first.weight[..., 0].chunk(2, dim=1)
+        weight, bias = self.sconvs.get_parameter("0.weight"), self.sconvs.get_parameter("0.bias")
+        neighbour, own = weight[..., 0].chunk(2, dim=1)
         edges = gather(functional.conv1d(features, neighbour), index)
-        edges = edges + functional.conv1d(features, own, first.bias)[..., None]
+        edges = edges + functional.conv1d(features, own, bias)[..., None]
         similar = self.sconvs[1:](edges).max(dim=3).values
         return functional.relu(self.tconvs(features) + features + similar)
