@@ -47,13 +47,13 @@ TRAINED = [name for name, options in CONFIG.experiments.items() if is_trained(op
 PROPOSING = [name for name in CONFIG.experiments if proposes(CONFIG.experiments, name)]
 
 
-def experiments_that(trained, proposing):
-    """Pattern of the experiments of one of the four kinds."""
+def experiments_that(proposing, trained=None):
+    """Pattern of the experiments that make proposals or score them, and train a detector or fuse others."""
     return one_of(
         [
             name
             for name in CONFIG.experiments
-            if (name in TRAINED) == trained and (name in PROPOSING) == proposing
+            if (name in PROPOSING) == proposing and trained in (name in TRAINED, None)
         ]
     )
 

@@ -55,11 +55,45 @@ rule propose:
         "../workflow/scripts/propose.py"
 
 
+rule classify:
+    input:
+        lambda wildcards: if_there(option("class_scores")(wildcards)),
+        unpack(features_of),
+        checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
+        proposals="results/{dataset}/proposals/{experiment}/seed{seed}.h5",
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/class_scores/{experiment}/seed{seed}.h5",
+    log:
+        "logs/{dataset}/classify/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/classify/{experiment}/seed{seed}.tsv"
+    wildcard_constraints:
+        experiment=experiments_that(trained=True, proposing=True),
+    conda:
+        "../envs/torch.yaml"
+    threads: option("threads", "training")
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        experiment=experiment,
+        class_scores=option("class_scores"),
+        missing_audio=option("missing_audio"),
+        subset=option("subsets", "test"),
+        threads=option("threads", "training"),
+        code=code("classify.py"),
+    script:
+        "../workflow/scripts/classify.py"
+
+
 rule pool_proposals:
     input:
-        of_members("proposals"),
+        proposals=of_members("proposals"),
+        class_scores=of_members("class_scores"),
     output:
-        "results/{dataset}/proposals/{experiment}/seed{seed}.h5",
+        proposals="results/{dataset}/proposals/{experiment}/seed{seed}.h5",
+        class_scores="results/{dataset}/class_scores/{experiment}/seed{seed}.h5",
     log:
         "logs/{dataset}/pool_proposals/{experiment}/seed{seed}.log",
     benchmark:
@@ -67,12 +101,13 @@ rule pool_proposals:
     wildcard_constraints:
         experiment=experiments_that(trained=False, proposing=True),
     conda:
-        "../envs/data.yaml"
+        "../envs/torch.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
     params:
+        ranking=option("detectors", "gtad", "ranking"),
         code=code("pool_proposals.py"),
     script:
         "../workflow/scripts/pool_proposals.py"

@@ -113,6 +113,8 @@ def check_runs(experiments: Experiments, dataset: Options, name: str, path: Path
         raise InputError(path, f"there is no experiment '{name}'{known_names(name, experiments)}", place)
     for member in trained_members(experiments, name):
         _check_source(experiments, dataset, member, path, field)
+        if _is_proposer(experiments[member]):
+            _check_classes(experiments, dataset, member, path, field)
     for member in needed(experiments, dataset, name):
         for stream in experiments[member]["streams"]:
             if stream not in dataset["streams"]:
@@ -194,6 +196,17 @@ def _check_source(experiments: Experiments, dataset: Options, name: str, path: P
     if source not in (None, WINDOWS, LIST):
         place = "proposals.source" if experiments[name]["proposals"] is None else field
         _check_proposer(experiments, str(source), path, place)
+
+
+def _check_classes(experiments: Experiments, dataset: Options, name: str, path: Path, field: str) -> None:
+    """What makes proposals and stands in a table needs somebody who says what they are."""
+    detector = experiments[name]["detector"]
+    if dataset["class_scores"] is None and dataset["detectors"][detector]["classifier"] == "none":
+        problem = (
+            f"'{name}' makes proposals without classes: name a file of 'class_scores', or set "
+            f"'detectors.{detector}.classifier: linear'"
+        )
+        raise InputError(path, problem, field)
 
 
 def _check_same_proposals(

@@ -13,6 +13,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from avfusion.config import describe, load_workflow, runs
+from avfusion.detectors import DETECTORS
+from avfusion.engine.schedule import published_training
 from avfusion.errors import InputError
 from avfusion.experiments import members, needed, proposes
 from avfusion.schema import complete, read_yaml
@@ -346,6 +348,21 @@ def test_what_makes_proposals_and_what_scores_them(folder: Folder) -> None:
         folder.load()
 
 
+def test_proposals_in_a_table_need_classes(folder: Folder) -> None:
+    folder.write("experiments.yaml", PROPOSED.replace("proposals: maker", ""))
+    rows = DATASET.replace("{rgb: , both: }", "{maker: }")
+    folder.write("datasets/clips.yaml", rows)
+    with pytest.raises(InputError) as caught:
+        folder.load()
+    assert str(caught.value) == (
+        "config/datasets/clips.yaml: experiments.maker: 'maker' makes proposals without classes: name a file "
+        "of 'class_scores', or set 'detectors.gtad.classifier: linear'"
+    )
+    for more in ("class_scores: file.json", "detectors: {gtad: {classifier: linear}}"):
+        folder.write("datasets/clips.yaml", f"{rows}{more}\n")
+        assert folder.load().datasets["clips"]["experiments"].keys() == {"maker"}
+
+
 def test_the_longer_table_has_the_rows_of_the_short_one_first_and_seeds_of_its_own(folder: Folder) -> None:
     folder.write(
         "datasets/clips.yaml",
@@ -414,17 +431,23 @@ def defaults_of(place: str) -> dict[str, Any]:
     [
         ("properties/media/allOf/1/then/properties", "avfusion.demo.config.DemoConfig"),
         ("properties/detectors/properties/muses/properties", "avfusion.detectors.muses.Options"),
-        (
-            "properties/detectors/properties/muses/properties/training/properties",
-            "avfusion.engine.train.TrainingOptions",
-        ),
+        ("properties/detectors/properties/gtad/properties", "avfusion.detectors.gtad.Options"),
+        ("properties/labelling/properties", "avfusion.engine.ranking.LabellingOptions"),
         ("properties/backbone_training/properties", "avfusion.demo.backbone.BackboneTraining"),
         ("properties/postprocess/properties", "avfusion.engine.postprocess.PostprocessOptions"),
     ],
 )
 def test_the_schema_gives_every_option_of_the_package_its_own_default(place: str, options: str) -> None:
     module, name = options.rsplit(".", 1)
-    assert defaults_of(place) == json.loads(json.dumps(asdict(getattr(import_module(module), name)())))
+    package = json.loads(json.dumps(asdict(getattr(import_module(module), name)())))
+    package.pop("attention", None)  # which the fusion of an experiment decides
+    assert defaults_of(place) == package
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_schema_gives_every_detector_its_published_training(detector: str) -> None:
+    found = defaults_of(f"properties/detectors/properties/{detector}/properties/training/properties")
+    assert found == json.loads(json.dumps(asdict(published_training(detector))))
 
 
 def test_a_repeated_key_is_an_error_though_yaml_allows_it(tmp_path: Path) -> None:
