@@ -1,11 +1,80 @@
-"""Losses of the two-stage detectors (SSN, P-GCN, MUSES).
+"""What the two-stage detectors (P-GCN, MUSES, after SSN) say of proposals, and their losses."""
 
-The activity loss is plain cross-entropy over foreground and background proposals.
-"""
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from avfusion.detectors.base import TOTAL
+from avfusion.detectors.sampling import BACKGROUND, FOREGROUND, INCOMPLETE
+from avfusion.options import require
+
+
+class HeadScores(NamedTuple):
+    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
+
+    activity: Tensor
+    completeness: Tensor
+    regression: Tensor
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Options of the losses, which the two-stage detectors share; see the detectors' own `Options`."""
+
+    completeness_weight: float = 0.5
+    regression_weight: float = 0.5
+    hard_ratio: float = 0.17
+    mend_missing: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
+            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
+
+
+def two_stage_losses(
+    scores: HeadScores,
+    kinds: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    counts: tuple[int, int, int],
+    options: LossOptions,
+) -> dict[str, Tensor]:
+    """The losses of G groups of P proposals: foreground, then incomplete, then background.
+
+    Activity (cross-entropy) goes by kind (foreground and background), completeness by place (all but the
+    background's), regression by kind (foreground), as published.
+
+    Args:
+        scores: of G * P proposals.
+        kinds: int64 (G, P).
+        labels: int64 (G, P), classes from 1.
+        targets: (G, P, 2), normalised.
+        counts: of foreground, incomplete and background proposals in a group; their sum is P.
+        options: weights of the losses.
+
+    Returns:
+        "activity", "completeness", "regression", and their weighted sum as "total".
+    """
+    kind, label = kinds.flatten(), labels.flatten()
+    judged = kind != INCOMPLETE
+    activity = functional.cross_entropy(
+        scores.activity[judged], torch.where(kind == BACKGROUND, 0, label)[judged]
+    )
+
+    compared = counts[0] + counts[1]
+    by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
+    counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
+    if options.mend_missing:
+        counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
+    completeness = completeness_loss(by_place, labels[:, :compared], counted, counts[0], options.hard_ratio)
+
+    matched = kind == FOREGROUND
+    regression = regression_loss(scores.regression[matched], label[matched], targets.flatten(0, 1)[matched])
+    total = activity + options.completeness_weight * completeness + options.regression_weight * regression
+    return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
 
 
 def completeness_loss(

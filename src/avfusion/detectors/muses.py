@@ -23,12 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import TOTAL, Detector, Video
-from avfusion.detectors.losses import completeness_loss, regression_loss
+from avfusion.detectors.base import Detector, Video
+from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.sampling import (
-    BACKGROUND,
-    FOREGROUND,
-    INCOMPLETE,
     SPATIAL_SCALE,
     Sample,
     SamplingOptions,
@@ -48,7 +45,7 @@ UNITS = (3, 3, 6, 9)  # snippets per unit of the branches
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LossOptions):
     """Options of MUSES; the defaults are the published ones for THUMOS14.
 
     Attributes:
@@ -70,14 +67,11 @@ class Options:
     hidden: int = 384
     roi_size: int = 4
     dropout: float = 0.8
-    completeness_weight: float = 0.5
-    regression_weight: float = 0.5
-    hard_ratio: float = 0.17
     groups: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    mend_missing: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dims = self.backbone_dims
         require(len(dims) == 2 and min(dims) >= 1, "backbone_dims", f"must be two widths, not {dims}")
         for name in ("hidden", "groups"):
@@ -85,8 +79,6 @@ class Options:
         even = self.roi_size >= 2 and self.roi_size % 2 == 0
         require(even, "roi_size", f"must be even, so that half of it fits on both sides, not {self.roi_size}")
         require(0 <= self.dropout < 1, "dropout", f"must be in [0, 1), not {self.dropout}")
-        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
-            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
 
 
 class Example(NamedTuple):
@@ -94,14 +86,6 @@ class Example(NamedTuple):
 
     features: Tensor
     samples: Sequence[Sample]
-
-
-class HeadScores(NamedTuple):
-    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
-
-    activity: Tensor
-    completeness: Tensor
-    regression: Tensor
 
 
 class Branch(nn.Module):
@@ -267,39 +251,8 @@ class Muses(Detector[ProposalScores]):
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The losses of G groups of P proposals: foreground, then incomplete, then background.
-
-        Activity goes by kind (foreground and background), completeness by place (all but the background's),
-        regression by kind (foreground), as published.
-
-        Args:
-            scores: of G * P proposals.
-            kinds: int64 (G, P).
-            labels: int64 (G, P), classes from 1.
-            targets: (G, P, 2), normalised.
-        """
-        options, counts = self.options, self.options.sampling.counts
-        kind, label = kinds.flatten(), labels.flatten()
-        judged = kind != INCOMPLETE
-        activity = functional.cross_entropy(
-            scores.activity[judged], torch.where(kind == BACKGROUND, 0, label)[judged]
-        )
-
-        compared = counts[0] + counts[1]
-        by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
-        counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
-        if options.mend_missing:
-            counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
-        completeness = completeness_loss(
-            by_place, labels[:, :compared], counted, counts[0], options.hard_ratio
-        )
-
-        matched = kind == FOREGROUND
-        regression = regression_loss(
-            scores.regression[matched], label[matched], targets.flatten(0, 1)[matched]
-        )
-        total = activity + options.completeness_weight * completeness + options.regression_weight * regression
-        return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
+        """`two_stage_losses` of G groups of P proposals."""
+        return two_stage_losses(scores, kinds, labels, targets, self.options.sampling.counts, self.options)
 
     @torch.no_grad()
     def predict(self, video: Video) -> ProposalScores:
