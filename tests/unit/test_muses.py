@@ -1,5 +1,6 @@
 """MUSES beyond its published numbers: padding, missing kinds, options, initial weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from avfusion.errors import InputError
 SMALL: dict[str, Any] = {"backbone_dims": [6, 8], "hidden": 7, "dropout": 0.0}
 
 
-def small(**changes: Any) -> Muses:
+def small(widths: Sequence[int] = (5,), **changes: Any) -> Muses:
     torch.manual_seed(0)
-    detector = build_detector("muses", SMALL | changes, widths=[5], classes=3)
+    detector = build_detector("muses", SMALL | changes, widths, classes=3)
     assert isinstance(detector, Muses)
     return detector.eval()
 
@@ -33,8 +34,8 @@ def clip(snippets: int, seed: int) -> Video:
     )
 
 
-def test_padding_changes_nothing() -> None:
-    detector = small()
+@pytest.mark.parametrize("detector", [small(), small([3, 2], attention=2)], ids=["plain", "attention"])
+def test_padding_changes_nothing(detector: Muses) -> None:
     features = [
         torch.randn(5, length, generator=torch.Generator().manual_seed(length)) for length in (31, 12)
     ]
@@ -148,3 +149,31 @@ def test_the_defaults_are_the_published_ones() -> None:
         4,
         0.8,
     )
+
+
+def test_attention_learns_with_the_rest() -> None:
+    detector = small([3, 2], attention=1).train()
+    examples = detector.training_set([clip(60, 1)])
+    optimiser = torch.optim.Adam(detector.parameters(), lr=3e-3)
+    rng, losses = np.random.RandomState(0), []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = detector.training_step([examples.draw(0, rng)])["total"]
+        loss.backward()
+        for name, parameter in detector.named_parameters():
+            if name.startswith("U_"):
+                assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [((5,), "attention: needs a visual stream and sound"), ((2, 3), "the sound has 3 channels")],
+)
+def test_attention_needs_picture_and_sound(widths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small(widths, attention=1)
+    with pytest.raises(InputError, match="attention: must not be negative, not -1"):
+        small(widths, attention=-1)

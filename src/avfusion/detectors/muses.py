@@ -1,6 +1,7 @@
 """MUSES (Liu et al., Multi-shot Temporal Event Localization, CVPR 2021): scores and refines proposals.
 
     features (B, C, T)
+      -> with attention: picture and sound as one, as wide as the picture (`avfusion.fusion.attention`)
       -> backbone: two layers of multi-scale temporal aggregation, each with a ReLU
       -> RoI max pooling of the proposal extended by half its length on both sides, 2 S bins
       -> middle S bins: activity, which class or background (K + 1)
@@ -37,6 +38,7 @@ from avfusion.detectors.sampling import (
     video_pools,
     video_rois,
 )
+from avfusion.fusion.attention import attend, attended_width, attention_layers
 from avfusion.ops import msta_conv1d, roi_max_pool1d
 from avfusion.options import require
 
@@ -56,6 +58,8 @@ class Options(LossOptions):
         completeness_weight: weight of the completeness loss; the activity loss has 1.
         regression_weight: weight of the regression loss.
         hard_ratio: share of hard negatives in the completeness loss.
+        attention: blocks of residual multimodal attention between the picture (the first stream) and the
+            sound (the rest) before the backbone; published 1 for the fusion rm_attention, and 0, none, else.
         groups: samples of proposals (see `sampling`) that share one pass of a video through the backbone.
             Published is 1; more train the heads on more proposals for little more time.
         sampling: which proposals are drawn, and how many of each kind.
@@ -67,6 +71,7 @@ class Options(LossOptions):
     hidden: int = 384
     roi_size: int = 4
     dropout: float = 0.8
+    attention: int = 0
     groups: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
@@ -79,6 +84,7 @@ class Options(LossOptions):
         even = self.roi_size >= 2 and self.roi_size % 2 == 0
         require(even, "roi_size", f"must be even, so that half of it fits on both sides, not {self.roi_size}")
         require(0 <= self.dropout < 1, "dropout", f"must be in [0, 1), not {self.dropout}")
+        require(self.attention >= 0, "attention", f"must not be negative, not {self.attention}")
 
 
 class Example(NamedTuple):
@@ -190,6 +196,11 @@ class MusesTrainingSet:
 class Muses(Detector[ProposalScores]):
     """The MUSES detector; see the module's text.
 
+    Args:
+        options: see `Options`.
+        widths: channels of every stream of the features, the picture first.
+        classes: number of classes, without background.
+
     Attributes:
         options: how it was built.
         reg_stats: float64 (2, 2), mean and deviation of the regression targets (centre, log length).
@@ -199,11 +210,14 @@ class Muses(Detector[ProposalScores]):
     options: Options
     reg_stats: Tensor
 
-    def __init__(self, options: Options, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.options, self.classes = options, classes
-        self.backbone = Backbone(channels, options.backbone_dims)
+        self.width = attended_width(widths) if options.attention else sum(widths)
+        self.backbone = Backbone(self.width, options.backbone_dims)
         self.roi_head = RoiHead(options.backbone_dims[-1], classes, options)
+        if options.attention:
+            self.U_v, self.U_a = attention_layers(self.width), attention_layers(self.width)
         neutral = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
         self.register_buffer("reg_stats", neutral, persistent=False)
 
@@ -219,7 +233,8 @@ class Muses(Detector[ProposalScores]):
         start, end = rois[:, 3], rois[:, 4]
         pooled_rois = torch.stack([rois[:, 0], start, torch.maximum(end, start + 1)], dim=1)
         bins = 2 * self.options.roi_size
-        pooled = roi_max_pool1d(self.backbone(features, inside), pooled_rois, bins, SPATIAL_SCALE)
+        features = self.backbone(self._attended(features, inside), inside)
+        pooled = roi_max_pool1d(features, pooled_rois, bins, SPATIAL_SCALE)
         scores: HeadScores = self.roi_head(pooled)
         return scores
 
@@ -272,6 +287,14 @@ class Muses(Detector[ProposalScores]):
         """Take over `reg_stats`."""
         self.reg_stats.copy_(statistics["reg_stats"])
 
+    def _attended(self, features: Tensor, inside: Tensor | None) -> Tensor:
+        """Picture and sound (B, C, T) as one, (B, width, T); padding stays 0."""
+        if not self.options.attention:
+            return features
+        seen, heard = features.mT.tensor_split([self.width], dim=2)
+        joined = attend(self.U_v, self.U_a, seen, heard, self.options.attention).mT
+        return joined if inside is None else joined * inside
+
     def _as_tensor(self, video: Video) -> Tensor:
         values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
         return torch.from_numpy(values).to(self.reg_stats.device)
@@ -294,4 +317,4 @@ def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 def build(options: Options, widths: Sequence[int], classes: int) -> Muses:
     """A MUSES detector for features of streams of `widths` channels, and `classes` classes."""
-    return Muses(options, sum(widths), classes)
+    return Muses(options, widths, classes)
