@@ -86,6 +86,11 @@ class VideoFeatures:
             raise ValueError(f"streams of {self.widths} channels are not {channels} channels")
 
 
+def is_sound(stream: str) -> bool:
+    """Whether a stream is heard: `audio`, or any whose name begins with ``audio_``; the others are seen."""
+    return stream == "audio" or stream.startswith("audio_")
+
+
 class FeatureWriter:
     """Write streams of features to one HDF5 file, which appears at `path` when the block ends well.
 
