@@ -23,9 +23,10 @@ from torch.nn import functional
 
 from avfusion.data.features import VideoFeatures
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import Detector, Video
+from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
+from avfusion.detectors.packing import FeatureBank
 from avfusion.detectors.sampling import (
     TICKS_PER_SNIPPET,
     Sample,
@@ -109,13 +110,15 @@ class Example(NamedTuple):
     """A training example: some proposals of a video as graphs.
 
     Attributes:
-        features: (C, T) of the video.
+        bank: holds the features of all videos.
+        video: index of the video in it.
         rows: int (U, 3, 2), see `part_rows`, of the proposals that the graphs are made of.
         graphs: int (P, nodes), indices into `rows`; column 0 are the proposals that are learnt from.
         sample: kinds, labels and targets of these P proposals.
     """
 
-    features: Tensor
+    bank: FeatureBank
+    video: int
     rows: Ints
     graphs: Ints
     sample: Sample
@@ -230,13 +233,13 @@ class GraphNetwork(nn.Module):
         return nodes[:, :parents], nodes[:, 1:].unflatten(1, (parents, self.fan_out))
 
 
-class PgcnTrainingSet:
+class PgcnTrainingSet(TrainingSet):
     """Training videos that have an instance; an example is graphs around freshly drawn proposals."""
 
     def __init__(
-        self, features: Sequence[Tensor], rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
+        self, bank: FeatureBank, rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
     ) -> None:
-        self._features, self._rows, self._pools = features, rows, pools
+        self._bank, self._rows, self._pools = bank, rows, pools
         self._options = detector.options
         self._statistics = detector.reg_stats.numpy(force=True)
         self._neighbours = [neighbours(pool_segments(p), self._options.graph) for p in pools]
@@ -245,7 +248,7 @@ class PgcnTrainingSet:
         return len(self._pools)
 
     def draw(self, index: int, rng: np.random.RandomState) -> Example:
-        """Graphs around new proposals of video `index`; a proposal and its graph are drawn in turn."""
+        """Graphs around new proposals of a video; each graph is drawn right after its root, as published."""
         pools, children = self._pools[index], self._options.graph.children
         before = np.cumsum([0, *(len(pool) for pool in pools.kinds())])
         graphs, drawn = [], []
@@ -258,7 +261,7 @@ class PgcnTrainingSet:
             drawn.append((pool, np.array(chosen)))
         used, nodes = np.unique(np.array(graphs), return_inverse=True)
         rows, nodes = self._rows[index][used], nodes.reshape(len(graphs), -1)
-        return Example(self._features[index], rows, nodes, sample_of(drawn, self._statistics))
+        return Example(self._bank, index, rows, nodes, sample_of(drawn, self._statistics))
 
 
 def pool_segments(pools: VideoPools) -> Ints:
@@ -338,16 +341,16 @@ class Pgcn(Detector[ProposalScores]):
                 rois = np.concatenate([pool.rois for pool in found.kinds()])
                 pools.append(found)
                 rows.append(part_rows(rois, len(values.values), window))
-                features.append(self._as_tensor(video))
+                features.append(values.values)
         self.reg_stats.copy_(torch.from_numpy(regression_statistics(pools)))
-        return PgcnTrainingSet(features, rows, pools, self)
+        return PgcnTrainingSet(FeatureBank(features, self.reg_stats.device), rows, pools, self)
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The three losses and their weighted sum."""
         device = self.reg_stats.device
         before = np.cumsum([0, *(len(example.rows) for example in examples)])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
-        parts = torch.cat([pool_parts(e.features, torch.from_numpy(e.rows).to(device)) for e in examples])
+        parts = self._pooled(examples)
         scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
 
         def column(name: str) -> Tensor:
@@ -355,6 +358,16 @@ class Pgcn(Detector[ProposalScores]):
             return torch.from_numpy(stacked).to(device)
 
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
+
+    def _pooled(self, examples: Sequence[Example]) -> Tensor:
+        """Features (U, 3, C) of the proposals of several examples, one example's after the other's."""
+        bank, device = examples[0].bank, self.reg_stats.device
+        videos, place = np.unique([example.video for example in examples], return_inverse=True)
+        stretches = [np.arange(bank.lengths[v]) + bank.begins[v] for v in videos]
+        before = np.cumsum([0, *(len(stretch) for stretch in stretches)])
+        features = bank.gather(np.concatenate(stretches)).T
+        rows = np.concatenate([e.rows + before[k] for e, k in zip(examples, place, strict=True)])
+        return pool_parts(features, torch.from_numpy(rows).to(device))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`two_stage_losses` of G groups of P proposals."""
