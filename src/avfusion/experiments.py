@@ -130,8 +130,8 @@ def _check_trained(experiments: Experiments, name: str, path: Path) -> None:
     sound = [stream for stream in streams if is_sound(stream)]
     if len(sound) > 1 or (sound and streams[-1] != sound[0]):
         raise InputError(path, f"one stream of sound at most, as the last, not {streams}", f"{name}.streams")
-    if len(streams) > 1 and options["fusion"] is None:
-        raise InputError(path, "several streams need a fusion, such as 'fusion: concat'", name)
+    if len(streams) > 1 and sound and options["fusion"] is None:
+        raise InputError(path, "sound needs a fusion with what is seen, such as 'fusion: concat'", name)
     if len(streams) == 1 and options["fusion"] is not None:
         raise InputError(path, "there is nothing to fuse in one stream", f"{name}.fusion")
     if options["fusion"] not in (None, "concat") and not sound:

@@ -175,7 +175,7 @@ def test_one_line_for_every_mistake_in_a_dataset(folder: Folder, old: str, new: 
             "rgb.detector: must be muses or pgcn or gtad, not 'museum'; did you mean 'muses'?",
         ),
         ("streams: [rgb]", "stream: [rgb]", "rgb: unknown key 'stream'; did you mean 'streams'?"),
-        ("streams: [rgb]", "streams: [rgb, audio]", "rgb: several streams need a fusion"),
+        ("streams: [rgb]", "streams: [rgb, audio]", "rgb: sound needs a fusion with what is seen"),
         ("streams: [rgb]", "streams: [rgb], fusion: concat", "rgb.fusion: there is nothing to fuse"),
         (
             "streams: [rgb]",

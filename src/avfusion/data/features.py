@@ -25,7 +25,6 @@ from avfusion.data.hdf5 import check_video_id, reading
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
-STREAMS = ("rgb", "flow", "audio")
 MADE_BY = ("backbone", "weights")  # attributes of a stream that every video repeats and all shards share
 
 
@@ -84,11 +83,6 @@ class VideoFeatures:
             object.__setattr__(self, "widths", (channels,))
         if sum(self.widths) != channels:
             raise ValueError(f"streams of {self.widths} channels are not {channels} channels")
-
-
-def is_sound(stream: str) -> bool:
-    """Whether a stream is heard: `audio`, or any whose name begins with ``audio_``; the others are seen."""
-    return stream == "audio" or stream.startswith("audio_")
 
 
 class FeatureWriter:
