@@ -431,6 +431,7 @@ def defaults_of(place: str) -> dict[str, Any]:
     [
         ("properties/media/allOf/1/then/properties", "avfusion.demo.config.DemoConfig"),
         ("properties/detectors/properties/muses/properties", "avfusion.detectors.muses.Options"),
+        ("properties/detectors/properties/pgcn/properties", "avfusion.detectors.pgcn.Options"),
         ("properties/detectors/properties/gtad/properties", "avfusion.detectors.gtad.Options"),
         ("properties/labelling/properties", "avfusion.engine.ranking.LabellingOptions"),
         ("properties/backbone_training/properties", "avfusion.demo.backbone.BackboneTraining"),
