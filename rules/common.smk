@@ -213,6 +213,12 @@ def training(wildcards):
     return option("detectors", experiment(wildcards)["detector"], "training")(wildcards)
 
 
+def board(wildcards):
+    """Folder of the training's TensorBoard logs; None if they are not wanted."""
+    place = f"{wildcards.dataset}/{wildcards.experiment}/seed{wildcards.seed}"
+    return f"logs/tensorboard/{place}" if CONFIG.options["tensorboard"] else None
+
+
 def proposals(wildcards):
     """The proposals that the experiment scores; nothing if it makes its own."""
     dataset = CONFIG.datasets[wildcards.dataset]

@@ -26,6 +26,9 @@ rule train:
         experiment=experiment,
         model=model,
         training=training,
+        # no output: what is not finished must survive the failure of the job, and goes when it ends well
+        resume="results/{dataset}/models/{experiment}/seed{seed}/unfinished.pt",
+        board=board,
         best=option("proposals", "best"),
         missing_audio=option("missing_audio"),
         subset=option("subsets", "train"),
