@@ -142,6 +142,19 @@ def test_videos_without_instances_train_nothing() -> None:
 # --- losses
 
 
+def test_the_weights_of_the_maps_are_options() -> None:
+    losses = [
+        small(**weights).training_step(drawn(small(), clip(60)))
+        for weights in ({}, {"regression_weight": 10, "classification_weight": 1})
+    ]
+    first = losses[0]
+    assert all(torch.equal(first[name], losses[1][name]) for name in ("regression", "classification", "node"))
+    wanted = first["regression"] + 10 * first["classification"] + first["node"]
+    torch.testing.assert_close(first["total"], wanted)
+    wanted = 10 * first["regression"] + first["classification"] + first["node"]
+    torch.testing.assert_close(losses[1]["total"], wanted)
+
+
 def test_losses_never_wait_for_the_device() -> None:
     with FakeTensorMode():  # raises where a value is looked at
         maps, iou = torch.rand(2, 2, 4, 8), torch.rand(2, 4, 8)
@@ -204,6 +217,16 @@ def test_every_style_works_with_any_duration(style: int) -> None:
     maps = small(style=style, max_duration=7).maps(torch.randn(2, 12, 48))
     assert maps.candidates.shape == (2, 2, 7, 48) and maps.start.shape == (2, 48)
     assert all(bool(((part >= 0) & (part <= 1)).all()) for part in maps)
+
+
+def test_context_with_slots_of_its_own_is_always_sampled_as_it_is_long() -> None:
+    uneven, features = {"inner_slots": 8, "context_slots": 4}, torch.randn(1, 12, 48)
+    one, all_of_them = small(sampling_ratio=1, **uneven), small(sampling_ratio=0, **uneven)
+    split = {"split_size": [8, 4], "dim": 2}
+    for detector in (one, all_of_them):
+        kernel = detector.localization.get_parameter("0.weight")
+        kernel.data.reshape(32, 32, 12).split(**split)[0].zero_()  # only the context is left
+    torch.testing.assert_close(one.maps(features).candidates, all_of_them.maps(features).candidates)
 
 
 def test_attention_takes_the_first_stream_for_the_picture() -> None:
@@ -291,6 +314,7 @@ def test_nothing_is_proposed_after_a_video_shorter_than_a_window() -> None:
         ({"max_duration": 49}, r"max_duration: must be at most temporal_scale \(48\)"),
         ({"neighbours": 0}, "neighbours: must be at least 1"),
         ({"min_duration": 16}, r"min_duration: must be below max_duration \(16\)"),
+        ({"regression_weight": -1.0}, "regression_weight: must not be negative"),
         ({"attention": -1}, "attention: must be at least 0"),
         ({"windows": "sliding_windows"}, "windows: must be sliding or rescaled"),
         ({"style": 3}, "style: must be 0 or 1 or 2"),
