@@ -10,7 +10,10 @@ from avfusion.detectors.base import Detector
 from avfusion.errors import InputError, known_names
 from avfusion.options import read_options
 
-DETECTORS = {"muses": "avfusion.detectors.muses"}  # every module has `build` and `Options`
+DETECTORS = {  # every module has `build` and `Options`
+    "muses": "avfusion.detectors.muses",
+    "pgcn": "avfusion.detectors.pgcn",
+}
 
 
 def find_detector(name: str, source: str | Path = "config") -> ModuleType:
