@@ -12,15 +12,16 @@ from golden_recipe import layout, load_recipe, recipe_input
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.proposal_list import read_proposal_list
 from avfusion.detectors.muses import HeadScores, Muses, Options
 from avfusion.detectors.sampling import (
     Candidates,
     SamplingOptions,
     VideoPools,
     draw_sample,
+    listed_candidates,
     prediction_rois,
     regression_statistics,
-    usable,
     video_pools,
 )
 from avfusion.engine.optimise import (
@@ -226,27 +227,8 @@ def dataset(golden: Path) -> dict[str, Any]:
 
 def proposal_list(golden: Path) -> dict[str, tuple[int, Candidates, Candidates]]:
     """Ticks, instances and proposals of every video of the list."""
-    lines = (golden / "muses" / "proposal_list.txt").read_text().splitlines()
-    videos = {}
-    position = 0
-    while position < len(lines):
-        name = lines[position + 1].rsplit("/", 1)[-1]
-        ticks = int(float(lines[position + 2]) * float(lines[position + 3]))
-        position += 4
-        rows = []
-        for width in (3, 5):
-            count = int(lines[position])
-            table = [line.split() for line in lines[position + 1 : position + 1 + count]]
-            rows.append(np.array(table, dtype=float).reshape(-1, width))
-            position += 1 + count
-        (gt, proposals), ones = rows, np.ones(len(rows[0]))
-        bounds = [table[:, -2:].astype(np.int64).T for table in rows]
-        videos[name] = (
-            ticks,
-            usable(*bounds[0], gt[:, 0].astype(np.int64), ones, ones, ticks, 20),
-            usable(*bounds[1], proposals[:, 0].astype(np.int64), proposals[:, 1], proposals[:, 2], ticks, 20),
-        )
-    return videos
+    videos = read_proposal_list(golden / "muses" / "proposal_list.txt")
+    return {video.id: (video.frames, *listed_candidates(video, 20)) for video in videos}
 
 
 def pools_of(golden: Path) -> dict[str, VideoPools]:
