@@ -184,8 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             for start in range(0, end, PIECE):
                 piece = part[start : min(start + PIECE, end)]
                 framed = b"%x\r\n%s\r\n" % (len(piece), piece) if resource.chunked else piece
+                asked.sent += len(piece)  # before the client can see it, and look here
                 self.wfile.write(framed)
-                asked.sent += len(piece)
                 if resource.pace:
                     time.sleep(resource.pace)
             if resource.chunked and fault.cut_after is None:

@@ -62,7 +62,7 @@ def download(
     """
     path, expected = Path(path), Expected(size, sha256, git_blob)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.part")) as part:
+    with locked(path.with_name(f".{path.name}.part")) as part:
         if path.exists():
             problem = expected.problem(path)
             if problem is None:
@@ -71,7 +71,7 @@ def download(
             logger.warning("%s: %s; it is downloaded anew", path, problem)
         transfer = _Transfer(url, part, expected, timeout, str(path) if progress else None)
         _complete(transfer, web.Patience(url, retries, wait))
-        _place(part, path)
+        place_part(part, path)
     return path
 
 
@@ -245,7 +245,7 @@ def _complete(transfer: _Transfer, patience: web.Patience) -> None:
 
 
 @contextmanager
-def _locked(part: Path) -> Iterator[Path]:
+def locked(part: Path) -> Iterator[Path]:
     """Hold the only right to write `part`, which is made if it is not there."""
     stream = _lock(part)
     while not (part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat())):
@@ -261,7 +261,8 @@ def _lock(part: Path) -> BinaryIO:
     return stream
 
 
-def _place(part: Path, path: Path) -> None:
+def place_part(part: Path, path: Path) -> None:
+    """Give a file that is whole its name."""
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
     part.replace(path)
