@@ -1,4 +1,4 @@
-"""Archives: only the members that are wanted, from where they lie, checked, in the folder and nowhere else."""
+"""Archives: only the members that are wanted, from where they lie, checked, and in the folder alone."""
 
 import io
 import os

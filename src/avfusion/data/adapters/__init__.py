@@ -25,7 +25,7 @@ def guess(paths: Sequence[Path]) -> str:
     """The format of files, by what they are called: a folder holds tables, a ZIP archive THUMOS14's texts."""
     first = paths[0]
     if first.is_dir():
-        return "thumos14" if any(first.rglob("*.txt")) else "thumos14-tables"
+        return "thumos14" if any(first.rglob("*_test.txt")) else "thumos14-tables"
     name = first.name.lower().removesuffix(".gz")
     return {".csv": "csv", ".tsv": "csv", ".zip": "thumos14"}.get(Path(name).suffix, "activitynet")
 

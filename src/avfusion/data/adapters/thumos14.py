@@ -99,8 +99,11 @@ def _texts(path: Path) -> Iterator[tuple[str, str, str, str]]:
     if path.is_dir():
         found = {str(file): file.read_bytes() for file in sorted(path.rglob("*.txt"))}
     else:
-        with zipfile.ZipFile(path) as archive:
-            found = {f"{path}: {info.filename}": archive.read(info) for info in members(archive, path)}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                found = {f"{path}: {info.filename}": archive.read(info) for info in members(archive, path)}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(path, f"is no ZIP archive, or a damaged one ({error})") from error
     for place, content in found.items():
         name = PurePosixPath(place)
         label, _, subset = name.stem.rpartition("_")
