@@ -28,7 +28,7 @@ def configure(scratch: Scratch, name: str, changes: Mapping[str, Any]) -> Path:
     for stream in tiny["streams"].values():
         stream["weights"] = "random:0"
     tiny["streams"].pop("flow")
-    tiny["training"] |= {"epochs": 1, "passes": 1}
+    tiny["detectors"]["muses"]["training"] |= {"epochs": 1, "passes": 1}
     experiments = {"muses-rgb+audio-concat": None}
     path = scratch.folder / "config" / "datasets" / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tiny | {"experiments": experiments} | dict(changes), sort_keys=False))
