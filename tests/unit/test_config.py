@@ -91,7 +91,7 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
         (
             "source: folder",
             "source: foldr",
-            "media.source: must be render or folder, not 'foldr'; did you mean 'folder'?",
+            "media.source: must be render or folder or archives or youtube, not 'foldr'; did you mean",
         ),
         ("path: videos", "paht: videos", "media: unknown key 'paht'; did you mean 'path'?"),
         (
@@ -430,6 +430,7 @@ def defaults_of(place: str) -> dict[str, Any]:
     ("place", "options"),
     [
         ("properties/media/allOf/1/then/properties", "avfusion.demo.config.DemoConfig"),
+        ("properties/media/allOf/3/then/properties", "avfusion.data.youtube.YoutubeOptions"),
         ("properties/detectors/properties/muses/properties", "avfusion.detectors.muses.Options"),
         ("properties/detectors/properties/pgcn/properties", "avfusion.detectors.pgcn.Options"),
         ("properties/detectors/properties/gtad/properties", "avfusion.detectors.gtad.Options"),

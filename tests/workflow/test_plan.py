@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "pytorch": "torch",
     "pysoundfile": "soundfile",
     "matplotlib-base": "matplotlib",
+    "yt-dlp": "yt_dlp",
 }
 
 
