@@ -37,7 +37,17 @@ def alone(model: I3D, x: Tensor, window: int, stride: int) -> Tensor:
 @pytest.mark.parametrize("padding", ["same", "fixed"])
 @pytest.mark.parametrize(
     ("window", "stride", "layers"),
-    [(64, 8, 12), (64, 16, 11), (64, 4, 12), (32, 8, 8), (16, 4, 5), (16, 8, 3), (64, 6, 7), (64, 7, 0), (63, 8, 0)],
+    [
+        (64, 8, 12),
+        (64, 16, 11),
+        (64, 4, 12),
+        (32, 8, 8),
+        (16, 4, 5),
+        (16, 8, 3),
+        (64, 6, 7),
+        (64, 7, 0),
+        (63, 8, 0),
+    ],
 )
 def test_every_window_is_as_if_alone(padding: Padding, window: int, stride: int, layers: int) -> None:
     model = network(padding)

@@ -140,7 +140,9 @@ class MaxPool(nn.Module):
             for axis, (_, kernel, stride) in enumerate(axes):
                 x = _max_along(x, axis + 2, kernel, stride, pads[axis])
             return x
-        if self.padding == "same" and pads_in_time is None:  # what SAME puts behind is what rounding up needs: no copy
+        if (
+            self.padding == "same" and pads_in_time is None
+        ):  # what SAME puts behind is what rounding up needs: no copy
             before = [before for before, _ in pads]
             return F.max_pool3d(x, self.kernel, self.stride, before, ceil_mode=True)
         return F.max_pool3d(F.pad(x, _flat(pads)), self.kernel, self.stride, ceil_mode=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avfusion.backbones.i3d import I3D, Mixed, MaxPool, Padding, Unit3D, pads_of
+from avfusion.backbones.i3d import I3D, MaxPool, Mixed, Padding, Unit3D, pads_of
 
 Layer = Unit3D | MaxPool
 
@@ -189,7 +189,9 @@ def _early(network: I3D, clip: Tensor, window: int, stride: int, layers: int) ->
         return x
     for name in names:
         layer = network.get_submodule(name)
-        windows = _through_mixed(windows, layer) if isinstance(layer, Mixed) else windows.through(_known(layer))
+        windows = (
+            _through_mixed(windows, layer) if isinstance(layer, Mixed) else windows.through(_known(layer))
+        )
     return windows.whole()
 
 
