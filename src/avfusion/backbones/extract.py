@@ -107,6 +107,8 @@ def extract_shard(
         with ExitStack() as stack:
             writers = {}
             for path in dict.fromkeys(paths.values()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                journal.reserve(path)
                 stack.enter_context(telling_a_full_disk(path))
                 writers[path] = stack.enter_context(FeatureWriter(path))
             for name in names:

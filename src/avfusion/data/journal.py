@@ -12,6 +12,7 @@ import fcntl
 import json
 import logging
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ import numpy as np
 from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.errors import AvfusionError
 
+_EXTRA = 4096  # bytes that HDF5 adds per dataset, and more
 FULL = (errno.ENOSPC, errno.EDQUOT)
 Result = VideoFeatures | str  # features, or the reason why there are none
 logger = logging.getLogger("avfusion")
@@ -95,6 +97,18 @@ class Journal:
     def results(self, video: str) -> dict[str, Result]:
         """What was kept of a finished video."""
         return {name: self._read(entry) for name, entry in self._done[video][1].items()}
+
+    def reserve(self, target: Path) -> None:
+        """Make sure that the shard will fit beside the journal. (HDF5 may crash if it does not.)
+
+        Raises:
+            AvfusionError: the disk is full.
+        """
+        size = (
+            os.fstat(self._file.fileno()).st_size + sum(len(done) for _, done in self._done.values()) * _EXTRA
+        )
+        with telling_a_full_disk(target), tempfile.TemporaryFile(dir=target.parent) as room:
+            os.posix_fallocate(room.fileno(), 0, size + _EXTRA)
 
     def discard(self) -> None:
         """Remove the file: the shard is in place."""
