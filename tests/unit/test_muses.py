@@ -1,5 +1,7 @@
 """MUSES beyond its published numbers: padding, missing kinds, options, initial weights."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,15 +11,17 @@ import torch
 from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.detectors import build_detector
 from avfusion.detectors.base import Video
-from avfusion.detectors.muses import AggregationLayer, HeadScores, Muses, Options, pad
+from avfusion.detectors.drawing import SampleTable
+from avfusion.detectors.muses import AggregationLayer, Example, HeadScores, Muses, Options
+from avfusion.detectors.sampling import FOREGROUND, INCOMPLETE
 from avfusion.errors import InputError
 
 SMALL: dict[str, Any] = {"backbone_dims": [6, 8], "hidden": 7, "dropout": 0.0}
 
 
-def small(**changes: Any) -> Muses:
+def small(widths: Sequence[int] = (5,), **changes: Any) -> Muses:
     torch.manual_seed(0)
-    detector = build_detector("muses", SMALL | changes, widths=[5], classes=3)
+    detector = build_detector("muses", SMALL | changes, widths, classes=3)
     assert isinstance(detector, Muses)
     return detector.eval()
 
@@ -33,49 +37,83 @@ def clip(snippets: int, seed: int) -> Video:
     )
 
 
-def test_padding_changes_nothing() -> None:
+def drawn(detector: Muses, lengths: Sequence[int], batches: int = 1) -> list[list[Example]]:
+    """Examples of videos of some lengths, dealt to batches of equal size."""
+    examples = detector.training_set([clip(length, k) for k, length in enumerate(lengths)])
+    chosen = list(examples.draw_many(range(len(lengths)), np.random.RandomState(0)))
+    size = len(chosen) // batches
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+
+
+def gradients(detector: Muses, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    detector.zero_grad()
+    loss.backward()
+    return {name: value.grad.clone() for name, value in detector.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_batches_at_once_have_the_losses_and_gradients_that_they_have_alone(size: int) -> None:
+    detector = small().double()
+    batches = drawn(detector, [60, 45, 300, 9, 41, 150, 23, 200], batches=8 // size)
+    # one video has no incomplete proposals: foreground stands in, and counts differ between the batches
+    kinds = batches[1][0].samples.kinds
+    kinds[kinds == INCOMPLETE] = FOREGROUND
+    together = detector.training_steps(batches)
+    gradient = gradients(detector, together["total"].sum())
+    alone = [detector.training_step(batch) for batch in batches]
+    for name in ("activity", "completeness", "regression", "total"):
+        wanted = torch.stack([losses[name] for losses in alone])
+        torch.testing.assert_close(together[name], wanted, rtol=1e-12, atol=1e-14)
+    one_by_one = gradients(detector, torch.stack([losses["total"] for losses in alone]).sum())
+    assert set(gradient) == set(one_by_one) == {name for name, _ in detector.named_parameters()}
+    for name, value in gradient.items():
+        torch.testing.assert_close(value, one_by_one[name], rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("detector", [small(), small([3, 2], attention=2)], ids=["plain", "attention"])
+def test_what_is_read_of_packed_videos_is_what_whole_videos_give(detector: Muses) -> None:
+    detector.double()
+    (examples,) = drawn(detector, [200, 9, 300, 64])
+    losses = detector.training_step(examples)
+    # the same, with the backbone over each whole video and all videos scored one by one
+    scores = []
+    for example in examples:
+        rows = np.arange(example.bank.lengths[example.video]) + example.bank.begins[example.video]
+        rois = torch.from_numpy(example.samples.rois[0])
+        indexed = torch.cat([torch.zeros_like(rois[:, :1]), rois], 1)
+        scores.append(detector.score(example.bank.gather(rows).double().T[None], indexed))
+    joined = HeadScores(*(torch.cat(column) for column in zip(*scores, strict=True)))
+    samples = SampleTable.joined(example.samples for example in examples)
+    table = (torch.from_numpy(column) for column in (samples.kinds, samples.labels, samples.targets))
+    wanted = detector.losses(joined, *table)
+    assert losses.keys() == wanted.keys()
+    for name, loss in losses.items():
+        assert loss.item() == pytest.approx(wanted[name].item(), rel=1e-12)
+    got, expected = gradients(detector, losses["total"]), gradients(detector, wanted["total"])
+    for name, value in got.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-11, atol=1e-14)
+
+
+def test_a_long_video_is_computed_only_where_proposals_read_it() -> None:
     detector = small()
-    features = [
-        torch.randn(5, length, generator=torch.Generator().manual_seed(length)) for length in (31, 12)
-    ]
-    rois = torch.tensor([[0, 0, 0, 4, 300], [0, 0, 0, 100, 180]])
-    alone = [detector.score(value[None], rois) for value in features]
-    padded, inside = pad(features)
-    rois = torch.cat([rois, rois])
-    rois[2:, 0] = 1
-    together = detector.score(padded, rois, inside)
-    for name in HeadScores._fields:
-        wanted = torch.cat([getattr(scores, name) for scores in alone])
-        torch.testing.assert_close(getattr(together, name), wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_equally_long_videos_need_no_padding() -> None:
-    features, inside = pad([torch.ones(2, 4), torch.zeros(2, 4)])
-    assert features.shape == (2, 2, 4) and inside is None
-
-
-def test_a_video_s_losses_in_a_batch_are_the_mean_of_its_losses_alone() -> None:
-    detector = small(mend_missing=True)
-    examples = detector.training_set([clip(60, 1), clip(45, 2)])
-    drawn = [examples.draw(k, np.random.RandomState(k)) for k in range(2)]
-    alone = [detector.training_step([example]) for example in drawn]
-    together = detector.training_step(drawn)
-    assert together["activity"].item() == pytest.approx(
-        sum(a["activity"].item() for a in alone) / 2, rel=1e-5
-    )
-    assert set(together) == {"activity", "completeness", "regression", "total"}
-    weighted = together["activity"] + 0.5 * together["completeness"] + 0.5 * together["regression"]
-    assert together["total"].item() == pytest.approx(weighted.item())
+    ((example,),) = drawn(detector, [4000])
+    rois = example.samples.rois.copy()
+    rois[0, :, 2], rois[0, :, 3] = 8000 + np.arange(8), 8100
+    table = replace(example.samples, rois=rois)
+    lengths = []
+    detector.backbone.register_forward_hook(lambda *arguments: lengths.append(arguments[1][0].shape[2]))
+    detector.training_step([example._replace(samples=table)])
+    assert lengths == [64]  # 14 snippets are read, 20 more on each side are seen, in steps of 64
 
 
 def test_several_groups_share_one_pass_through_the_backbone() -> None:
     detector = small(groups=3)
     example = detector.training_set([clip(60, 1)]).draw(0, np.random.RandomState(0))
-    assert len(example.samples) == 3
+    assert example.samples.rois.shape == (3, 8, 4)
     calls = []
     detector.backbone.register_forward_hook(lambda *arguments: calls.append(arguments[1][0].shape))
     detector.training_step([example])
-    assert calls == [(1, 5, 60)]
+    assert calls == [(1, 5, 128)]  # 60 snippets, and at both ends the 10 zeros that a layer reads
 
 
 def test_stand_ins_for_incomplete_proposals_count_only_as_published() -> None:
@@ -148,3 +186,31 @@ def test_the_defaults_are_the_published_ones() -> None:
         4,
         0.8,
     )
+
+
+def test_attention_learns_with_the_rest() -> None:
+    detector = small([3, 2], attention=1).train()
+    examples = detector.training_set([clip(60, 1)])
+    optimiser = torch.optim.Adam(detector.parameters(), lr=3e-3)
+    rng, losses = np.random.RandomState(0), []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = detector.training_step([examples.draw(0, rng)])["total"]
+        loss.backward()
+        for name, parameter in detector.named_parameters():
+            if name.startswith("U_"):
+                assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [((5,), "attention: needs a visual stream and sound"), ((2, 3), "the sound has 3 channels")],
+)
+def test_attention_needs_picture_and_sound(widths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small(widths, attention=1)
+    with pytest.raises(InputError, match="attention: must not be negative, not -1"):
+        small(widths, attention=-1)

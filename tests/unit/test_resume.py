@@ -1,187 +1,185 @@
-"""A shard that was interrupted goes on behind its last finished video; a full disk leaves no shard."""
+"""A training that is stopped and started again ends as if it had never been stopped."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
-import textwrap
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from media_files import tone, write_video
+import torch
+from training_data import Features, changed, planted, windows
 
-from avfusion.backbones import pipeline
-from avfusion.backbones.extract import Backbone, StreamConfig, extract_shard
-from avfusion.backbones.weights import BackboneConfig, load_backbone
-from avfusion.data.features import FeatureStore, FeatureWriter
-from avfusion.data.manifest import ManifestRow
-from avfusion.errors import AvfusionError
-from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+from avfusion.data.annotations import Annotations
+from avfusion.detectors.muses import Muses
+from avfusion.engine.train import train
 
-FRAMES = SnippetGeometry(window=8, stride=4, size=32)
-STREAMS = [
-    StreamConfig("rgb", BackboneConfig("i3d", width=0.1, endpoint="Mixed_3c"), FRAMES, batch_size=2),
-    StreamConfig("audio", BackboneConfig("vggish", width=0.05), AudioGeometry(follow=FRAMES), batch_size=2),
-]
+DATA = planted(6, 1)
+# two batches make a step, an epoch has 9: one is left over
+CONFIG = changed(epochs=3, passes=3, batch_size=2, accumulate=2, at_once=1, steps=[1])
 
 
-@pytest.fixture(scope="module")
-def backbones() -> dict[str, Backbone]:
-    return {c.name: Backbone(*load_backbone(c.name, "random:0", c.backbone)) for c in STREAMS}
+class StoppedError(Exception):
+    """What stops a training here."""
 
 
-@pytest.fixture
-def rows(tmp_path: Path) -> list[ManifestRow]:
-    (tmp_path / "videos").mkdir()
-    return [
-        ManifestRow(name, "train", str(_clip(tmp_path / "videos" / f"{name}.mp4", index)))
-        for index, name in enumerate("abcd")
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(
+    folder: Path,
+    config: dict[str, Any] = CONFIG,
+    data: tuple[Features, Annotations] = DATA,
+    seed: int = 0,
+    every: float = 0,
+) -> bytes:
+    features, annotations = data
+    train(
+        *(config, features, windows(annotations), annotations, seed),
+        *(folder / "checkpoint.pt", folder / "log.csv", "cpu", folder / "state"),
+        save_every=every,
+    )
+    return (folder / "checkpoint.pt").read_bytes()
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Let the training break down in its `call`-th pass from now, once."""
+    original, calls = Muses.training_steps, []
+
+    def step(self: Muses, batches: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            raise StoppedError
+        return original(self, batches)
+
+    monkeypatch.setattr(Muses, "training_steps", step)
+
+
+def losses(folder: Path) -> list[list[str]]:
+    """The log without its last column, the seconds."""
+    return [line.split(",")[:-1] for line in (folder / "log.csv").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        changed(epochs=3, passes=3, batch_size=2, accumulate=2, optimizer="sgd", lr=1e-3, step_at="first"),
+        changed(epochs=3, passes=3, batch_size=2, optimizer="adam", standardise=True),
+    ],
+)
+def test_stopped_at_any_time_and_taken_up_again_the_result_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    wanted = run(tmp_path / "straight", config)
+    assert {path.name for path in (tmp_path / "straight").iterdir()} == {"checkpoint.pt", "log.csv"}
+    for stops in ([1], [2], [4], [10], [10, 1, 3]):
+        folder = tmp_path / "-".join(map(str, stops))
+        for stop in stops:
+            with monkeypatch.context() as patch, pytest.raises(StoppedError):
+                stop_at(patch, stop)
+                run(folder, config)
+            assert not (folder / "checkpoint.pt").exists()
+        torch.manual_seed(sum(stops))
+        assert run(folder, config) == wanted, stops
+        assert losses(folder) == losses(tmp_path / "straight")
+        assert not (folder / "state").exists()
+
+
+def test_saving_changes_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", every=0) == run(tmp_path / "b", every=3600)
+
+
+def test_what_was_done_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        stop_at(patch, 24)  # the sixth pass of the last epoch, in which 4 are behind a step
+        run(tmp_path)
+    passes, original = [], Muses.training_steps
+
+    def counted(self: Muses, batches: Any) -> Any:
+        passes.append(len(batches))
+        return original(self, batches)
+
+    monkeypatch.setattr(Muses, "training_steps", counted)
+    with caplog.at_level(logging.INFO, "avfusion"):
+        run(tmp_path)
+    assert passes == [1] * 5
+    assert f"going on with epoch 2 of the training in {tmp_path / 'state'}" in caplog.text
+
+
+def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; import test_resume as t, pytest, os, signal\n"
+        "t.torch.set_num_threads(1)\n"
+        "original, calls = t.Muses.training_steps, []\n"
+        "def step(self, batches):\n"
+        "    calls.append(0)\n"
+        "    if len(calls) == 12: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(self, batches)\n"
+        "t.Muses.training_steps = step\n"
+        "t.run(Path(sys.argv[1]))\n"
+    )
+    folders = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": folders, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed")], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["state"]
+    assert run(tmp_path / "killed") == run(tmp_path / "straight")
+
+
+def moved(data: tuple[Features, Annotations], name: str) -> tuple[Features, Annotations]:
+    """The data with one value of one video changed."""
+    features = dict(data[0])
+    values = features[name].values.copy()
+    values[5, 3] += np.float32(1e-3)
+    features[name] = type(features[name])(values, features[name].axis)
+    return features, data[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"config": CONFIG | {"training": CONFIG["training"] | {"lr": 0.002}}},
+        {"config": CONFIG | {"model": CONFIG["model"] | {"dropout": 0.1}}},
+        {"data": moved(DATA, "train4")},
+    ],
+    ids=["seed", "training", "model", "features"],
+)
+def test_the_state_of_another_training_is_ignored_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, other: dict[str, Any]
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        stop_at(patch, 12)
+        run(tmp_path)
+    with caplog.at_level(logging.WARNING, "avfusion"):
+        got = run(tmp_path, **other)
+    assert got == run(tmp_path / "straight", **other)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'state'} is ignored, training begins at the beginning: it is of a training with other "
+        "options, seed, data or code"
     ]
 
 
-def _clip(path: Path, index: int) -> Path:
-    return write_video(path, np.arange(14 + index) / 20, rate=20, sound=tone(0.8, 300 + 50 * index))
-
-
-class Opened:
-    """Counts which videos are decoded, and breaks at one of them if asked to."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: str = "") -> None:
-        self.names: list[str] = []
-        real = pipeline.visual_clips
-
-        def counting(path: Path, *args: object, **options: object) -> object:
-            self.names.append(path.stem)
-            if path.stem == broken:
-                raise RuntimeError("killed")
-            return real(path, *args, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(pipeline, "visual_clips", counting)
-
-
-def test_finished_videos_are_not_decoded_again(
-    tmp_path: Path, rows: list[ManifestRow], backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [b"", b"nonsense", {"texts": 3}, {"model": {}}, [1]])
+def test_a_damaged_state_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: object
 ) -> None:
-    whole, out = tmp_path / "whole.h5", tmp_path / "out.h5"
-    extract_shard(rows, STREAMS, backbones, whole)
-    with monkeypatch.context() as patch:
-        Opened(patch, broken="d")
-        with pytest.raises(RuntimeError, match="killed"):
-            extract_shard(rows, STREAMS, backbones, out)
-    assert not out.exists()
-    assert (tmp_path / ".out.h5.partial").exists()
-    opened = Opened(monkeypatch)
-    extract_shard(rows, STREAMS, backbones, out)
-    assert opened.names in (["c", "d"], ["d"])  # what waited for a full batch may have been lost
-    assert not (tmp_path / ".out.h5.partial").exists()
-    for config in STREAMS:
-        first, second = (FeatureStore([path], config.name) for path in (whole, out))
-        assert sorted(first) == sorted(second) == list("abcd")
-        for video in first:
-            assert np.allclose(first[video].values, second[video].values, rtol=1e-4, atol=1e-6)
-            assert first[video].axis == second[video].axis
-    opened.names.clear()
-    extract_shard(rows, STREAMS, backbones, out)
-    assert opened.names == list("abcd")  # a shard that is asked for anew is made anew
-
-
-def test_a_replaced_video_or_other_weights_are_not_taken_over(
-    tmp_path: Path, rows: list[ManifestRow], backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out.h5"
-    with monkeypatch.context() as patch:
-        Opened(patch, broken="d")
-        with pytest.raises(RuntimeError):
-            extract_shard(rows, STREAMS, backbones, out)
-    _clip(Path(rows[0].path), 9)
-    with monkeypatch.context() as patch:
-        opened = Opened(patch, broken="d")
-        with pytest.raises(RuntimeError):
-            extract_shard(rows, STREAMS, backbones, out)
-        assert opened.names in (["a", "c", "d"], ["a", "d"])
-    other = {name: Backbone(b.module, "random:1") for name, b in backbones.items()}
-    opened = Opened(monkeypatch)
-    extract_shard(rows, STREAMS, other, out)
-    assert opened.names == list("abcd")
-
-
-SCRIPT = """
-    import sys, time
-    from pathlib import Path
-    sys.path[:0] = {path!r}
-    import test_resume as t
-    from avfusion.backbones import pipeline
-    real = pipeline.visual_clips
-    def slow(path, *args, **options):
-        print(path.stem, flush=True)
-        if path.stem == "d":
-            time.sleep(60)
-        return real(path, *args, **options)
-    pipeline.visual_clips = slow
-    backbones = {{c.name: t.Backbone(*t.load_backbone(c.name, "random:0", c.backbone)) for c in t.STREAMS}}
-    rows = [t.ManifestRow(name, "train", str(Path({videos!r}) / (name + ".mp4"))) for name in "abcd"]
-    t.extract_shard(rows, t.STREAMS, backbones, {out!r})
-"""
-
-
-def test_a_killed_process_loses_no_finished_video(
-    tmp_path: Path, rows: list[ManifestRow], backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out.h5"
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    script = textwrap.dedent(SCRIPT).format(path=folders, videos=str(tmp_path / "videos"), out=str(out))
-    journal = tmp_path / ".out.h5.partial"
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL) as process:
-        limit = time.monotonic() + 60
-        while time.monotonic() < limit and not (journal.exists() and b'"finished"' in journal.read_bytes()):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists()
-    opened = Opened(monkeypatch)
-    extract_shard(rows, STREAMS, backbones, out)
-    assert opened.names in (["b", "c", "d"], ["c", "d"], ["d"])
-    assert sorted(FeatureStore([out], "rgb")) == list("abcd")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "videos"]
-
-
-def test_a_disk_that_is_full_while_the_shard_is_written(
-    tmp_path: Path, rows: list[ManifestRow], backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    out = tmp_path / "out.h5"
-    with monkeypatch.context() as patch:
-        patch.setattr(FeatureWriter, "add", full)
-        with pytest.raises(AvfusionError, match=r"out\.h5: the disk is full"):
-            extract_shard(rows, STREAMS, backbones, out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.h5.partial", "videos"]
-    opened = Opened(monkeypatch)
-    extract_shard(rows, STREAMS, backbones, out)
-    assert opened.names == []  # all were finished
-    assert sorted(FeatureStore([out], "rgb")) == list("abcd")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small file system")
-@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 20, 24])
-def test_a_disk_that_is_really_full(
-    tmp_path: Path, rows: list[ManifestRow], backbones: dict[str, Backbone], kilobytes: int
-) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this container may not mount")
-    try:
-        with pytest.raises(AvfusionError, match="the disk is full"):
-            extract_shard(rows, STREAMS, backbones, disk / "out.h5")
-        assert {path.name for path in disk.iterdir()} <= {".out.h5.partial"}
-        subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
-        extract_shard(rows, STREAMS, backbones, disk / "out.h5")
-        assert sorted(FeatureStore([disk / "out.h5"], "rgb")) == list("abcd")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    if isinstance(content, bytes):
+        (tmp_path / "state").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "state")
+    with caplog.at_level(logging.WARNING, "avfusion"):
+        assert run(tmp_path) == run(tmp_path / "straight")
+    assert caplog.text.count("is ignored, training begins at the beginning: ") == 1

@@ -3,68 +3,32 @@
 import csv
 import io
 import logging
+import sys
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from training_data import AXIS, LABELS, TINY, Features, changed, planted, windows
 
-from avfusion.data.annotations import Annotations, Instance, VideoAnnotation
-from avfusion.data.features import TimeAxis, VideoFeatures
-from avfusion.data.proposals import Segments, sliding_windows
+from avfusion.data.annotations import Annotations, VideoAnnotation
+from avfusion.data.features import VideoFeatures
+from avfusion.data.proposals import RankedProposals
+from avfusion.detectors import DETECTORS
+from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.engine.checkpoint import read_checkpoint
 from avfusion.engine.control import shuffle_labels
 from avfusion.engine.postprocess import detections_from_scores
-from avfusion.engine.predict import predict
+from avfusion.engine.predict import predict, propose
 from avfusion.engine.train import train
 from avfusion.errors import AvfusionError, InputError
 from avfusion.evaluation.mean_ap import evaluate
 from avfusion.files import sha256
-
-LABELS = ("jump", "run", "sit")
-AXIS = TimeAxis(0.5, 0.5, 1.0)
-Features = dict[str, VideoFeatures]
-TINY: dict[str, Any] = {
-    "detector": "muses",
-    "model": {"backbone_dims": [16, 16], "hidden": 32, "dropout": 0.2, "groups": 4},
-    "training": {
-        **{"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01, "epochs": 12, "passes": 1},
-        **{"batch_size": 4, "accumulate": 1, "steps": [9]},
-    },
-}
-
-
-def changed(**training: Any) -> dict[str, Any]:
-    return TINY | {"training": TINY["training"] | training}
-
-
-def planted(videos: int, seed: int, subset: str = "train") -> tuple[Features, Annotations]:
-    """Noise, on which every class adds a direction of its own for as long as it lasts."""
-    rng = np.random.RandomState(seed)
-    directions = 2 * np.random.RandomState(7).standard_normal((len(LABELS), 12))
-    features, annotations = {}, {}
-    for v in range(videos):
-        length = rng.randint(70, 90)
-        values, centres = rng.standard_normal((length, 12)), AXIS.centres(length)
-        instances, time = [], rng.uniform(1, 3)
-        while time < length * AXIS.stride - 8:
-            duration, label = rng.uniform(2, 6), rng.randint(len(LABELS))
-            values[(centres >= time) & (centres < time + duration)] += directions[label]
-            instances.append(Instance(time, time + duration, LABELS[label]))
-            time += duration + rng.uniform(1.5, 4)
-        name = f"{subset}{v}"
-        features[name] = VideoFeatures(values.astype(np.float32), AXIS)
-        annotations[name] = VideoAnnotation(subset, length * AXIS.stride, tuple(instances))
-    return features, Annotations(annotations, LABELS)
-
-
-def windows(annotations: Annotations) -> dict[str, Segments]:
-    return {
-        name: sliding_windows(video.duration or 0, [2, 2.5, 3, 4, 5, 6], 0.75)
-        for name, video in annotations.videos.items()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +118,7 @@ def test_videos_without_features_are_left_out_and_counted(
         path = run(tmp_path, (some, annotations), changed(epochs=1))
         scores = predict(path, some, windows(annotations))
     assert "2 of 12 training videos have no features and are left out (train1, train4)" in caplog.text
-    assert "2 of 12 videos have no features and get no scores (train1, train4)" in caplog.text
+    assert "2 of 12 videos have no features and nothing is said of them (train1, train4)" in caplog.text
     assert set(scores) == set(some)
 
 
@@ -238,6 +202,68 @@ def test_prediction_refuses_what_does_not_fit(
     broken = {"x": VideoFeatures(np.full((9, 12), np.inf, dtype=np.float32), AXIS)}
     with pytest.raises(InputError, match="features: x: hold a value that is not finite"):
         predict(path, broken, proposals)
+
+
+class Guess(Detector[RankedProposals]):
+    """Learns one number, and proposes the first so many seconds of every video."""
+
+    TRAINING: ClassVar[dict[str, Any]] = {"epochs": 2, "passes": 1, "accumulate": 1, "lr": 0.1}
+
+    @dataclass(frozen=True)
+    class Options:
+        """None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = self.Options()
+        self.bound = torch.nn.Parameter(torch.tensor(5.0))
+
+    def training_set(self, videos: Sequence[Video]) -> "Lengths":
+        return Lengths(videos)
+
+    def training_step(self, examples: Sequence[float]) -> dict[str, torch.Tensor]:
+        return {"total": (self.bound - torch.tensor(examples)).square().mean()}
+
+    def predict(self, video: Video) -> RankedProposals:
+        return RankedProposals(np.array([[0.0, self.bound.item()]]), np.ones(1))
+
+
+class Lengths(TrainingSet):
+    def __init__(self, videos: Sequence[Video]) -> None:
+        self.lengths = [float(np.diff(video.instances).mean()) for video in videos]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def draw(self, index: int, rng: np.random.RandomState) -> float:
+        return self.lengths[index]
+
+
+def test_a_detector_without_proposals_trains_as_published_and_proposes(
+    tmp_path: Path, train_data: tuple[Features, Annotations], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, annotations = train_data
+    module = SimpleNamespace(TRAINING=Guess.TRAINING, Options=Guess.Options, build=lambda *arguments: Guess())
+    monkeypatch.setitem(sys.modules, "guess", module)
+    monkeypatch.setitem(DETECTORS, "guess", "guess")
+    path = tmp_path / "checkpoint.pt"
+    config = {"detector": "guess", "training": {"lr": 0.05}}
+    train(config, features, {}, annotations, 0, path)
+    training = read_checkpoint(path).config["training"]
+    assert (training["epochs"], training["lr"], training["momentum"]) == (2, 0.05, 0.9)
+    found = propose(path, features, ["train3", "nowhere", "train1"])
+    assert list(found) == ["train3", "train1"]
+    assert 2 < found["train1"].segments[0, 1] < 6
+    with pytest.raises(InputError, match="detector 'guess': makes proposals and scores none; use `propose`"):
+        predict(path, features, windows(annotations))
+
+
+def test_a_detector_that_needs_proposals_makes_none(
+    tmp_path: Path, train_data: tuple[Features, Annotations]
+) -> None:
+    path = run(tmp_path, train_data, changed(epochs=1))
+    with pytest.raises(InputError, match="detector 'muses': scores proposals and makes none; use `predict`"):
+        propose(path, train_data[0], ["train1"])
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:

@@ -3,13 +3,29 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from avfusion.detectors.base import Detector
 from avfusion.errors import InputError, known_names
 from avfusion.options import read_options
 
-DETECTORS = {"muses": "avfusion.detectors.muses"}  # every module has `build` and `Options`
+DETECTORS = {  # every module has `build` and `Options`
+    "gtad": "avfusion.detectors.gtad",
+    "muses": "avfusion.detectors.muses",
+    "pgcn": "avfusion.detectors.pgcn",
+}
+
+
+def find_detector(name: str, source: str | Path = "config") -> ModuleType:
+    """The module of a detector.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in DETECTORS:
+        raise InputError(source, f"there is no detector '{name}'{known_names(name, DETECTORS)}", "detector")
+    return import_module(DETECTORS[name])
 
 
 def build_detector(
@@ -27,9 +43,7 @@ def build_detector(
     Raises:
         InputError: there is no such detector or option, or an option has a wrong value.
     """
-    if name not in DETECTORS:
-        raise InputError(source, f"there is no detector '{name}'{known_names(name, DETECTORS)}", "detector")
-    module = import_module(DETECTORS[name])
+    module = find_detector(name, source)
     detector: Detector[Any] = module.build(
         read_options(module.Options, options, source, "model"), tuple(widths), classes
     )

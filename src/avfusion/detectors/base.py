@@ -3,15 +3,18 @@
 The engine owns epochs, optimiser, logs, checkpoints and devices. A detector owns what one training example
 is, its losses, and what it says of a video. To add one: a module with a subclass of `Detector`, a dataclass
 `Options` and a function ``build(options, widths, classes)`` (`widths`: channels of every stream of the
-features), and a line in ``avfusion.detectors.DETECTORS``.
+features), and a line in ``avfusion.detectors.DETECTORS``. Where it was published with another training than
+MUSES, a dictionary ``TRAINING`` in the module holds the options of `avfusion.engine.train.TrainingOptions`
+that differ.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -49,14 +52,20 @@ class Video:
     classes: NDArray[np.int64] = field(default_factory=_no_classes)
 
 
-class TrainingSet(Protocol):
+class TrainingSet(ABC):
     """What one pass over the training data goes through: videos, windows, or whatever a detector needs."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Number of examples in a pass."""
 
+    @abstractmethod
     def draw(self, index: int, rng: np.random.RandomState) -> Any:
         """Example `index`, with what is random about it (such as the proposals chosen) drawn from `rng`."""
+
+    def draw_many(self, indices: Sequence[int], rng: np.random.RandomState) -> Sequence[Any]:
+        """Several examples, as if drawn one after the other; to be overridden where it is faster at once."""
+        return [self.draw(index, rng) for index in indices]
 
 
 class Detector(nn.Module, ABC, Generic[Prediction]):
@@ -64,10 +73,13 @@ class Detector(nn.Module, ABC, Generic[Prediction]):
 
     Attributes:
         needs_proposals: whether `Video.proposals` must be there.
+        mixed_precision: whether training may compute in bfloat16 where the option `precision` leaves that to
+            the engine: losses, and what is sensitive before them, must then see to float32 themselves.
         options: the dataclass of options that it was built with.
     """
 
     needs_proposals: bool = False
+    mixed_precision: bool = False
     options: Any
 
     @abstractmethod
@@ -77,6 +89,15 @@ class Detector(nn.Module, ABC, Generic[Prediction]):
     @abstractmethod
     def training_step(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Losses by name for a batch of examples of the training set; the one named "total" is minimised."""
+
+    def training_steps(self, batches: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
+        """Losses (n,) by name of n batches, each the one that `training_step` gives the batch alone.
+
+        To be overridden where several batches at once are faster than one after the other. No loss may be
+        waited for (``.item()``): the device works while the next examples are drawn.
+        """
+        alone = [self.training_step(batch) for batch in batches]
+        return {name: torch.stack([losses[name] for losses in alone]) for name in alone[0]}
 
     @abstractmethod
     def predict(self, video: Video) -> Prediction:

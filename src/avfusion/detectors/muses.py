@@ -1,54 +1,59 @@
 """MUSES (Liu et al., Multi-shot Temporal Event Localization, CVPR 2021): scores and refines proposals.
 
     features (B, C, T)
+      -> with attention: picture and sound as one, as wide as the picture (`avfusion.fusion.attention`)
       -> backbone: two layers of multi-scale temporal aggregation, each with a ReLU
       -> RoI max pooling of the proposal extended by half its length on both sides, 2 S bins
       -> middle S bins: activity, which class or background (K + 1)
          all 2 S bins: completeness per class (K), shift of centre and log length per class (K, 2)
 
 Parameter names and shapes are those of the published checkpoints. What differs from the published code: the
-four branches of a layer are computed as one convolution (same function, see `avfusion.ops.msta`); several
-videos of different length make one batch, without seeing their padding; the caller's RoIs are not changed in
-place. Initial weights and the place of dropout are ours: the golden data says nothing of them.
+four branches of a layer are computed as one convolution (same function, see `avfusion.ops.msta`); training
+computes the backbone only where proposals read it, of many videos at once (see `packing`); the caller's RoIs
+are not changed in place. Initial weights and the place of dropout are ours: the golden data says nothing of
+them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import TOTAL, Detector, Video
-from avfusion.detectors.losses import completeness_loss, regression_loss
+from avfusion.detectors.base import Detector, TrainingSet, Video
+from avfusion.detectors.drawing import PoolTable, SampleTable
+from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
+from avfusion.detectors.packing import FeatureBank, pack
 from avfusion.detectors.sampling import (
-    BACKGROUND,
-    FOREGROUND,
-    INCOMPLETE,
     SPATIAL_SCALE,
-    Sample,
+    TICKS_PER_SNIPPET,
+    Ints,
     SamplingOptions,
     VideoPools,
-    draw_sample,
     regression_statistics,
     tick_count,
     video_candidates,
     video_pools,
     video_rois,
 )
+from avfusion.errors import InputError
+from avfusion.fusion.attention import attend, attended_width, attention_layers
 from avfusion.ops import msta_conv1d, roi_max_pool1d
+from avfusion.ops.msta import branch_taps
 from avfusion.options import require
 
 KERNEL_SIZES = ((1, 3), (3, 3), (3, 3), (3, 3))  # rows (units) and columns (snippets) of the branches
 UNITS = (3, 3, 6, 9)  # snippets per unit of the branches
+REACH = max(branch_taps(KERNEL_SIZES[-1], UNITS[-1]))  # snippets that a layer reads on each side
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LossOptions):
     """Options of MUSES; the defaults are the published ones for THUMOS14.
 
     Attributes:
@@ -59,6 +64,8 @@ class Options:
         completeness_weight: weight of the completeness loss; the activity loss has 1.
         regression_weight: weight of the regression loss.
         hard_ratio: share of hard negatives in the completeness loss.
+        attention: blocks of residual multimodal attention between the picture (the first stream) and the
+            sound (the rest) before the backbone; published 1 for the fusion rm_attention, and 0, none, else.
         groups: samples of proposals (see `sampling`) that share one pass of a video through the backbone.
             Published is 1; more train the heads on more proposals for little more time.
         sampling: which proposals are drawn, and how many of each kind.
@@ -70,14 +77,12 @@ class Options:
     hidden: int = 384
     roi_size: int = 4
     dropout: float = 0.8
-    completeness_weight: float = 0.5
-    regression_weight: float = 0.5
-    hard_ratio: float = 0.17
+    attention: int = 0
     groups: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    mend_missing: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dims = self.backbone_dims
         require(len(dims) == 2 and min(dims) >= 1, "backbone_dims", f"must be two widths, not {dims}")
         for name in ("hidden", "groups"):
@@ -85,23 +90,15 @@ class Options:
         even = self.roi_size >= 2 and self.roi_size % 2 == 0
         require(even, "roi_size", f"must be even, so that half of it fits on both sides, not {self.roi_size}")
         require(0 <= self.dropout < 1, "dropout", f"must be in [0, 1), not {self.dropout}")
-        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
-            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
+        require(self.attention >= 0, "attention", f"must not be negative, not {self.attention}")
 
 
 class Example(NamedTuple):
-    """A training example: features (C, T) of a video, and one or more samples of its proposals."""
+    """A training example: video `video` of the bank, and one or more samples of its proposals."""
 
-    features: Tensor
-    samples: Sequence[Sample]
-
-
-class HeadScores(NamedTuple):
-    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
-
-    activity: Tensor
-    completeness: Tensor
-    regression: Tensor
+    bank: FeatureBank
+    video: int
+    samples: SampleTable
 
 
 class Branch(nn.Module):
@@ -145,11 +142,11 @@ class Backbone(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Apply the layers; what `inside` (B, 1, T) marks with 0 is padding and stays 0 after every layer."""
+        """Apply the layers; what `inside` (B, 1, T) marks with 0 is no snippet and 0 after every layer."""
         for layer in self.layers:
             features = layer(features)
             if inside is not None and isinstance(layer, nn.ReLU):
-                features = features * inside
+                features = features * inside.to(features.dtype)
         return features
 
 
@@ -185,26 +182,36 @@ class RoiHead(nn.Module):
         return HeadScores(self.activity_fc(activity), self.completeness_fc(whole), shifts)
 
 
-class MusesTrainingSet:
-    """Training videos that have an instance; an example is the whole video and freshly drawn proposals."""
+class MusesTrainingSet(TrainingSet):
+    """Training videos that have an instance; an example is the video and freshly drawn proposals."""
 
-    def __init__(self, features: Sequence[Tensor], pools: Sequence[VideoPools], detector: "Muses") -> None:
-        self._features, self._pools, self._options = features, pools, detector.options
-        self._statistics = detector.reg_stats.numpy(force=True)
+    def __init__(self, bank: FeatureBank, pools: Sequence[VideoPools], detector: "Muses") -> None:
+        options = detector.options
+        self._bank, self._count, self._groups = bank, len(pools), options.groups
+        statistics = detector.reg_stats.numpy(force=True)
+        self._table = PoolTable(pools, statistics, options.sampling.counts)
 
     def __len__(self) -> int:
-        return len(self._pools)
+        return self._count
 
     def draw(self, index: int, rng: np.random.RandomState) -> Example:
         """Video `index` with newly drawn proposals."""
-        counts = self._options.sampling.counts
-        groups = range(self._options.groups)
-        samples = [draw_sample(self._pools[index], self._statistics, counts, rng) for _ in groups]
-        return Example(self._features[index], samples)
+        return self.draw_many([index], rng)[0]
+
+    def draw_many(self, indices: Sequence[int], rng: np.random.RandomState) -> list[Example]:
+        """Several videos with newly drawn proposals, by one look into the table."""
+        drawn = self._table.draw(np.repeat(np.asarray(indices), self._groups), rng)
+        parts = [drawn[i : i + self._groups] for i in range(0, len(drawn), self._groups)]
+        return [Example(self._bank, k, part) for k, part in zip(indices, parts, strict=True)]
 
 
 class Muses(Detector[ProposalScores]):
     """The MUSES detector; see the module's text.
+
+    Args:
+        options: see `Options`.
+        widths: channels of every stream of the features, the picture first.
+        classes: number of classes, without background.
 
     Attributes:
         options: how it was built.
@@ -212,14 +219,18 @@ class Muses(Detector[ProposalScores]):
     """
 
     needs_proposals = True
+    mixed_precision = True
     options: Options
     reg_stats: Tensor
 
-    def __init__(self, options: Options, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.options, self.classes = options, classes
-        self.backbone = Backbone(channels, options.backbone_dims)
+        self.width = attended_width(widths) if options.attention else sum(widths)
+        self.backbone = Backbone(self.width, options.backbone_dims)
         self.roi_head = RoiHead(options.backbone_dims[-1], classes, options)
+        if options.attention:
+            self.U_v, self.U_a = attention_layers(self.width), attention_layers(self.width)
         neutral = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
         self.register_buffer("reg_stats", neutral, persistent=False)
 
@@ -230,76 +241,70 @@ class Muses(Detector[ProposalScores]):
             features: (B, C, T).
             rois: (N, 5): index into the batch, and start, end, extended start, extended end in ticks.
                 Only the extended interval is pooled; one without length counts as one tick long.
-            inside: (B, 1, T), 0 where a video is padded; None if none is.
+            inside: (B, 1, T), 0 where there is no snippet; None if there is one everywhere.
         """
         start, end = rois[:, 3], rois[:, 4]
         pooled_rois = torch.stack([rois[:, 0], start, torch.maximum(end, start + 1)], dim=1)
         bins = 2 * self.options.roi_size
-        pooled = roi_max_pool1d(self.backbone(features, inside), pooled_rois, bins, SPATIAL_SCALE)
+        features = self.backbone(self._attended(features, inside), inside)
+        pooled = roi_max_pool1d(features, pooled_rois, bins, SPATIAL_SCALE)
         scores: HeadScores = self.roi_head(pooled)
         return scores
 
     def training_set(self, videos: Sequence[Video]) -> MusesTrainingSet:
-        """Pools of all videos that have an instance and proposals; fits the regression statistics on them."""
+        """Pools of all videos that have an instance and proposals; fits the regression statistics on them.
+
+        Raises:
+            InputError: there is no such video.
+        """
         pools, features = [], []
         for video in videos:
             instances, proposals = video_candidates(video, self.classes)
             if len(instances):
                 ticks = tick_count(video.features)
                 pools.append(video_pools(instances, proposals, ticks, self.options.sampling))
-                features.append(self._as_tensor(video))
+                features.append(video.features.values)
+        if not pools:
+            raise InputError("annotations", "no video with features has an instance to train on")
         self.reg_stats.copy_(torch.from_numpy(regression_statistics(pools)))
-        return MusesTrainingSet(features, pools, self)
+        return MusesTrainingSet(FeatureBank(features, self.reg_stats.device), pools, self)
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The three losses and their weighted sum."""
-        features, inside = pad([example.features for example in examples])
-        samples = [(b, sample) for b, example in enumerate(examples) for sample in example.samples]
+        return {name: losses[0] for name, losses in self.training_steps([examples]).items()}
 
-        def column(name: str) -> Tensor:
-            stacked = np.stack([getattr(sample, name) for _, sample in samples])
-            return torch.from_numpy(stacked).to(features.device)
+    def training_steps(self, batches: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
+        """The losses of several batches, of which all that is read makes one sequence."""
+        examples = [example for batch in batches for example in batch]
+        samples = SampleTable.joined(example.samples for example in examples)
+        groups = self.options.groups
+        videos = np.repeat([example.video for example in examples], groups)
+        batch = np.repeat(np.arange(len(batches)), [len(batch) * groups for batch in batches])
 
-        rois = column("rois")
-        index = torch.tensor([b for b, _ in samples], device=features.device)
-        index = index[:, None, None].expand(*rois.shape[:2], 1)
-        scores = self.score(features, torch.cat([index, rois], dim=2).flatten(0, 1), inside)
-        return self.losses(scores, column("kinds"), column("labels"), column("targets"))
+        bank = examples[0].bank
+        rois = samples.rois.reshape(-1, 4)
+        spans = read_spans(rois, np.repeat(bank.lengths[videos], samples.rois.shape[1]))
+        videos_of_rois = np.repeat(videos, samples.rois.shape[1])
+        packed = pack(bank, videos_of_rois, spans, REACH, len(self.options.backbone_dims))
+        shifted = rois + packed.shifts[:, None] * TICKS_PER_SNIPPET
+
+        def on_device(values: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values).to(packed.features.device)
+
+        indexed = on_device(np.concatenate([np.zeros_like(rois[:, :1]), shifted], axis=1))
+        dtype = self.roi_head.activity_fc.weight.dtype
+        scores = self.score(packed.features.to(dtype), indexed, packed.inside)
+        # Under autocast scores are bfloat16, and losses of them would be as well.
+        exact = torch.promote_types(scores.activity.dtype, torch.float32)
+        scores = HeadScores(*(values.to(exact) for values in scores))
+        members = on_device((batch == np.arange(len(batches))[:, None]).astype(np.float32))
+        table = (on_device(samples.kinds), on_device(samples.labels), on_device(samples.targets))
+        counts = self.options.sampling.counts
+        return two_stage_losses(scores, *table, counts, self.options, members)
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The losses of G groups of P proposals: foreground, then incomplete, then background.
-
-        Activity goes by kind (foreground and background), completeness by place (all but the background's),
-        regression by kind (foreground), as published.
-
-        Args:
-            scores: of G * P proposals.
-            kinds: int64 (G, P).
-            labels: int64 (G, P), classes from 1.
-            targets: (G, P, 2), normalised.
-        """
-        options, counts = self.options, self.options.sampling.counts
-        kind, label = kinds.flatten(), labels.flatten()
-        judged = kind != INCOMPLETE
-        activity = functional.cross_entropy(
-            scores.activity[judged], torch.where(kind == BACKGROUND, 0, label)[judged]
-        )
-
-        compared = counts[0] + counts[1]
-        by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
-        counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
-        if options.mend_missing:
-            counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
-        completeness = completeness_loss(
-            by_place, labels[:, :compared], counted, counts[0], options.hard_ratio
-        )
-
-        matched = kind == FOREGROUND
-        regression = regression_loss(
-            scores.regression[matched], label[matched], targets.flatten(0, 1)[matched]
-        )
-        total = activity + options.completeness_weight * completeness + options.regression_weight * regression
-        return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
+        """`two_stage_losses` of G groups of P proposals that make one batch."""
+        return two_stage_losses(scores, kinds, labels, targets, self.options.sampling.counts, self.options)
 
     @torch.no_grad()
     def predict(self, video: Video) -> ProposalScores:
@@ -319,26 +324,33 @@ class Muses(Detector[ProposalScores]):
         """Take over `reg_stats`."""
         self.reg_stats.copy_(statistics["reg_stats"])
 
+    def _attended(self, features: Tensor, inside: Tensor | None) -> Tensor:
+        """Picture and sound (B, C, T) as one, (B, width, T); padding stays 0."""
+        if not self.options.attention:
+            return features
+        seen, heard = features.mT.tensor_split([self.width], dim=2)
+        joined = attend(self.U_v, self.U_a, seen, heard, self.options.attention).mT
+        return joined if inside is None else joined * inside.to(joined.dtype)
+
     def _as_tensor(self, video: Video) -> Tensor:
         values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
         return torch.from_numpy(values).to(self.reg_stats.device)
 
 
-def pad(features: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Features (C, T) of several videos in one tensor (B, C, longest T), and where it holds no padding.
+def read_spans(rois: Ints, lengths: Ints) -> Ints:
+    """First snippet and end (exclusive) of what RoI pooling reads, (N, 2).
 
-    Returns:
-        the tensor, and (B, 1, T) of ones and zeros, or None if all videos are equally long.
+    Args:
+        rois: (N, 4) in ticks; the extended interval counts.
+        lengths: (N,), snippets of the video of each.
     """
-    lengths = [value.shape[1] for value in features]
-    longest = max(lengths)
-    if min(lengths) == longest:
-        return torch.stack(tuple(features)), None
-    padded = torch.stack([functional.pad(value, (0, longest - value.shape[1])) for value in features])
-    ends = torch.tensor(lengths, device=padded.device)[:, None, None]
-    return padded, (torch.arange(longest, device=padded.device) < ends).to(padded.dtype)
+    start, end = rois[:, 2], np.maximum(rois[:, 3], rois[:, 2] + 1)
+    first = np.clip(start // TICKS_PER_SNIPPET, 0, lengths - 1)
+    # The last bin ends at the ceiling of (end + 1) / 8; rounding could make that one snippet more.
+    last = np.clip(-(-(end + 1) // TICKS_PER_SNIPPET) + 1, first + 1, lengths)
+    return np.stack([first, last], axis=1)
 
 
 def build(options: Options, widths: Sequence[int], classes: int) -> Muses:
     """A MUSES detector for features of streams of `widths` channels, and `classes` classes."""
-    return Muses(options, sum(widths), classes)
+    return Muses(options, widths, classes)

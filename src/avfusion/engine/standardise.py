@@ -4,7 +4,7 @@ Published detectors take features as they are (the default). Features of small n
 scratch have scales that differ by stream, which this evens out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,8 +42,10 @@ class Standardiser:
         return cls(tensors["feature_mean"].numpy(), tensors["feature_deviation"].numpy())
 
     @classmethod
-    def fit(cls, features: Iterable[VideoFeatures]) -> "Standardiser":
-        """Measure all snippets of some videos."""
-        values = np.concatenate([video.values for video in features]).astype(np.float64)
-        deviation = values.std(axis=0)
-        return cls(values.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+    def fit(cls, features: Sequence[VideoFeatures]) -> "Standardiser":
+        """Measure all snippets of some videos, one video at a time."""
+        count = sum(len(video.values) for video in features)
+        mean = sum(video.values.sum(axis=0, dtype=np.float64) for video in features) / count
+        squares = sum(np.square(video.values - mean).sum(axis=0) for video in features)
+        deviation = np.sqrt(squares / count)
+        return cls(mean, np.where(deviation > 0, deviation, 1.0))
