@@ -12,15 +12,16 @@ from golden_recipe import layout, load_recipe, recipe_input
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.proposal_list import read_proposal_list
 from avfusion.detectors.muses import HeadScores, Muses, Options
 from avfusion.detectors.sampling import (
     Candidates,
     SamplingOptions,
     VideoPools,
     draw_sample,
+    listed_candidates,
     prediction_rois,
     regression_statistics,
-    usable,
     video_pools,
 )
 from avfusion.engine.optimise import (
@@ -31,7 +32,8 @@ from avfusion.engine.optimise import (
     set_rate,
 )
 
-PUBLISHED = Options(dropout=0.0)
+WIDTHS = {"rgb": (1024,), "rm": (1024, 128)}
+MODELS = pytest.mark.parametrize("kind", WIDTHS)
 STEPS = ["train0", "train1"]
 
 
@@ -44,25 +46,25 @@ def assert_near(got: Tensor, wanted: NDArray[Any] | Tensor) -> None:
 
 
 @cache
-def arrays(golden: Path) -> dict[str, NDArray[Any]]:
-    with np.load(golden / "muses" / "model_rgb.npz", allow_pickle=False) as file:
+def arrays(golden: Path, kind: str) -> dict[str, NDArray[Any]]:
+    with np.load(golden / "muses" / f"model_{kind}.npz", allow_pickle=False) as file:
         return dict(file)
 
 
 @cache
-def facts(golden: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((golden / "muses" / "model_rgb.json").read_text())
+def facts(golden: Path, kind: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((golden / "muses" / f"model_{kind}.json").read_text())
     return content
 
 
-def published() -> Muses:
-    return load_recipe(Muses(PUBLISHED, 1024, 20))
+def published(kind: str) -> Muses:
+    return load_recipe(Muses(Options(dropout=0.0, attention=int(kind == "rm")), WIDTHS[kind], 20))
 
 
-def features_of(step: str) -> Tensor:
-    length = {"test": (1, 1024, 96), "test_short": (1, 1024, 5)}.get(step, (2, 1024, 96))
-    name = step.replace("train", "step")
-    return torch.from_numpy(recipe_input(f"in:muses/rgb/features/{name}", length))
+def features_of(kind: str, step: str) -> Tensor:
+    videos, snippets = {"test": (1, 96), "test_short": (1, 5)}.get(step, (2, 96))
+    name = f"in:muses/{kind}/features/{step.replace('train', 'step')}"
+    return torch.from_numpy(recipe_input(name, (videos, sum(WIDTHS[kind]), snippets)))
 
 
 def batched(rois: NDArray[np.int32]) -> Tensor:
@@ -73,7 +75,8 @@ def batched(rois: NDArray[np.int32]) -> Tensor:
 
 
 def run_step(model: Muses, step: str, data: dict[str, NDArray[Any]]) -> tuple[HeadScores, dict[str, Tensor]]:
-    scores = model.score(features_of(step), batched(data[f"{step}/rois"]))
+    kind = "rm" if model.options.attention else "rgb"
+    scores = model.score(features_of(kind, step), batched(data[f"{step}/rois"]))
     kinds, labels = (
         torch.from_numpy(data[f"{step}/{key}"].astype(np.int64)) for key in ("prop_type", "prop_label")
     )
@@ -81,15 +84,20 @@ def run_step(model: Muses, step: str, data: dict[str, NDArray[Any]]) -> tuple[He
 
 
 def test_names_and_shapes_of_the_state_dict(golden: Path) -> None:
-    for name, classes in (("muses", 20), ("muses_25_classes", 25)):
-        state = Muses(Options(), 1024, classes).state_dict()
+    for name, kind, classes in (
+        ("muses", "rgb", 20),
+        ("muses_25_classes", "rgb", 25),
+        ("muses_rm", "rm", 20),
+    ):
+        state = Muses(Options(attention=int(kind == "rm")), WIDTHS[kind], classes).state_dict()
         assert {key: tuple(value.shape) for key, value in state.items()} == layout(golden, name)
         assert list(state) == list(layout(golden, name))
 
 
+@MODELS
 @pytest.mark.parametrize("step", STEPS)
-def test_training_form_losses_and_gradients(golden: Path, step: str) -> None:
-    model, data, wanted = published(), arrays(golden), facts(golden)[step]
+def test_training_form_losses_and_gradients(golden: Path, step: str, kind: str) -> None:
+    model, data, wanted = published(kind), arrays(golden, kind), facts(golden, kind)[step]
     scores, losses = run_step(model, step, data)
     kinds = torch.from_numpy(data[f"{step}/prop_type"].astype(np.int64)).flatten()
     assert_near(scores.activity[kinds != 1], data[f"{step}/act_scores"])
@@ -106,27 +114,35 @@ def test_training_form_losses_and_gradients(golden: Path, step: str) -> None:
         if key.startswith(f"{step}/grad/"):
             name = key.removeprefix(f"{step}/grad/")
             gradient = gradients[name.split("[")[0]]
-            part = {"[:4,:16,0]": lambda g: g[:4, :16, 0], "[:,:8]": lambda g: g[:, :8]}
+            part = {
+                "[:4,:16,0]": lambda g: g[:4, :16, 0],
+                "[:,:8]": lambda g: g[:, :8],
+                "[:4,:64]": lambda g: g[:4, :64],
+            }
             assert_near(part.get("[" + name.partition("[")[2], lambda g: g)(gradient), value)
 
 
+@MODELS
 @pytest.mark.parametrize("step", ["test", "test_short"])
-def test_test_form(golden: Path, step: str) -> None:
-    model, data = published(), arrays(golden)
+def test_test_form(golden: Path, step: str, kind: str) -> None:
+    model, data = published(kind), arrays(golden, kind)
     model.eval()
     with torch.no_grad():
-        backbone = model.backbone(features_of(step))
-        scores = model.score(features_of(step), batched(data[f"{step}/rois"][None]))
-    assert backbone.norm().item() == pytest.approx(facts(golden)[step]["backbone_l2"], rel=1e-5)
-    assert_near(backbone[0, :32], data[f"{step}/backbone[:, :32]"])
+        scores = model.score(features_of(kind, step), batched(data[f"{step}/rois"][None]))
+        if kind == "rgb":
+            backbone = model.backbone(features_of(kind, step))
+            wanted = facts(golden, kind)[step]["backbone_l2"]
+            assert backbone.norm().item() == pytest.approx(wanted, rel=1e-5)
+            assert_near(backbone[0, :32], data[f"{step}/backbone[:, :32]"])
     assert_near(scores.activity, data[f"{step}/act"])
     assert_near(scores.completeness, data[f"{step}/comp"])
     assert_near(scores.regression.flatten(1), data[f"{step}/reg"])
 
 
+@MODELS
 @pytest.mark.parametrize("run", ["sgd", "sgd_accumulate2"])
-def test_sgd_steps(golden: Path, run: str) -> None:
-    model, data, wanted = published(), arrays(golden), facts(golden)[run]
+def test_sgd_steps(golden: Path, run: str, kind: str) -> None:
+    model, data, wanted = published(kind), arrays(golden, kind), facts(golden, kind)[run]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     options = OptimiserOptions(
         optimizer="sgd",
@@ -153,12 +169,13 @@ def test_sgd_steps(golden: Path, run: str) -> None:
             assert_near(state[key.removeprefix(f"{run}/")], value)
 
 
-def test_groups_and_schedule_of_the_optimiser(golden: Path) -> None:
-    wanted = facts(golden)["sgd"]
+@MODELS
+def test_groups_and_schedule_of_the_optimiser(golden: Path, kind: str) -> None:
+    wanted = facts(golden, kind)["sgd"]
     options = OptimiserOptions(
         optimizer="sgd", lr=wanted["base_lr"], weight_decay=wanted["base_weight_decay"], steps=(15, 30, 45)
     )
-    model = published()
+    model = published(kind)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, options)
     for ours, theirs in zip(groups, wanted["groups"], strict=False):
@@ -175,7 +192,7 @@ def test_groups_and_schedule_of_the_optimiser(golden: Path) -> None:
 def test_small_detector(golden: Path, name: str) -> None:
     with np.load(golden / "ops" / f"{name}.npz", allow_pickle=False) as file:
         data = {key: torch.from_numpy(file[key]) for key in file.files}
-    model = Muses(Options(backbone_dims=(6, 5), hidden=7, dropout=0.0), 9, 4)
+    model = Muses(Options(backbone_dims=(6, 5), hidden=7, dropout=0.0), (9,), 4)
     prefix = "in.param."
     model.load_state_dict({k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)})
     features = data["in.input"].requires_grad_()
@@ -210,27 +227,8 @@ def dataset(golden: Path) -> dict[str, Any]:
 
 def proposal_list(golden: Path) -> dict[str, tuple[int, Candidates, Candidates]]:
     """Ticks, instances and proposals of every video of the list."""
-    lines = (golden / "muses" / "proposal_list.txt").read_text().splitlines()
-    videos = {}
-    position = 0
-    while position < len(lines):
-        name = lines[position + 1].rsplit("/", 1)[-1]
-        ticks = int(float(lines[position + 2]) * float(lines[position + 3]))
-        position += 4
-        rows = []
-        for width in (3, 5):
-            count = int(lines[position])
-            table = [line.split() for line in lines[position + 1 : position + 1 + count]]
-            rows.append(np.array(table, dtype=float).reshape(-1, width))
-            position += 1 + count
-        (gt, proposals), ones = rows, np.ones(len(rows[0]))
-        bounds = [table[:, -2:].astype(np.int64).T for table in rows]
-        videos[name] = (
-            ticks,
-            usable(*bounds[0], gt[:, 0].astype(np.int64), ones, ones, ticks, 20),
-            usable(*bounds[1], proposals[:, 0].astype(np.int64), proposals[:, 1], proposals[:, 2], ticks, 20),
-        )
-    return videos
+    videos = read_proposal_list(golden / "muses" / "proposal_list.txt")
+    return {video.id: (video.frames, *listed_candidates(video, 20)) for video in videos}
 
 
 def pools_of(golden: Path) -> dict[str, VideoPools]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avfusion.detectors.losses import completeness_loss, regression_loss
+from avfusion.detectors.losses import completeness_loss, masked_mean, regression_errors
 
 
 def completeness(scores: Tensor, labels: Tensor, counted: Tensor | None = None) -> float:
@@ -33,7 +33,7 @@ def test_proposals_that_do_not_count_take_no_part() -> None:
 def test_regression_looks_at_the_own_class_only() -> None:
     shifts = torch.tensor([[[9.0, 9.0], [0.5, 3.0]], [[1.0, 0.0], [9.0, 9.0]]], requires_grad=True)
     targets = torch.tensor([[0.0, 1.0], [1.0, 0.5]])
-    loss = regression_loss(shifts, torch.tensor([2, 1]), targets)
+    loss = regression_errors(shifts, torch.tensor([2, 1]), targets).mean()
     # smooth L1 of 0.5, 2, 0 and 0.5; mean, times 2
     assert loss.item() == pytest.approx(2 * (0.125 + 1.5 + 0.0 + 0.125) / 4)
     loss.backward()
@@ -41,8 +41,22 @@ def test_regression_looks_at_the_own_class_only() -> None:
     assert shifts.grad[0, 0].tolist() == [0.0, 0.0] and shifts.grad[1, 1].tolist() == [0.0, 0.0]
 
 
-def test_regression_without_foreground_is_zero_and_still_has_a_gradient() -> None:
-    shifts = torch.zeros(0, 3, 2, requires_grad=True)
-    loss = regression_loss(shifts, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2))
-    loss.backward()
-    assert loss.item() == 0.0
+def test_the_mean_over_nothing_is_zero_and_still_has_a_gradient() -> None:
+    values = torch.ones(2, 3, requires_grad=True)
+    counted = torch.tensor([[True, True, False], [False, False, False]])
+    means = masked_mean(values, counted, torch.eye(2))
+    assert means.tolist() == [1.0, 0.0]
+    means.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_batches_are_divided_by_their_own_counts() -> None:
+    scores, labels = torch.linspace(-1, 2, 42).reshape(3, 7, 2), torch.ones(3, 7, dtype=torch.int64)
+    counted = torch.ones(3, 7, dtype=torch.bool)
+    counted[1, 2:] = False
+    members = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    losses = completeness_loss(scores, labels, counted, 1, 0.17, members)
+    for groups, loss in (([0, 2], losses[0]), ([1], losses[1])):
+        alone = completeness_loss(scores[groups], labels[groups], counted[groups], 1, 0.17)
+        assert loss.item() == pytest.approx(alone.item(), rel=1e-6)

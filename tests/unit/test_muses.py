@@ -19,9 +19,9 @@ from avfusion.errors import InputError
 SMALL: dict[str, Any] = {"backbone_dims": [6, 8], "hidden": 7, "dropout": 0.0}
 
 
-def small(**changes: Any) -> Muses:
+def small(widths: Sequence[int] = (5,), **changes: Any) -> Muses:
     torch.manual_seed(0)
-    detector = build_detector("muses", SMALL | changes, widths=[5], classes=3)
+    detector = build_detector("muses", SMALL | changes, widths, classes=3)
     assert isinstance(detector, Muses)
     return detector.eval()
 
@@ -70,8 +70,9 @@ def test_batches_at_once_have_the_losses_and_gradients_that_they_have_alone(size
         torch.testing.assert_close(value, one_by_one[name], rtol=1e-11, atol=1e-14)
 
 
-def test_what_is_read_of_packed_videos_is_what_whole_videos_give() -> None:
-    detector = small().double()
+@pytest.mark.parametrize("detector", [small(), small([3, 2], attention=2)], ids=["plain", "attention"])
+def test_what_is_read_of_packed_videos_is_what_whole_videos_give(detector: Muses) -> None:
+    detector.double()
     (examples,) = drawn(detector, [200, 9, 300, 64])
     losses = detector.training_step(examples)
     # the same, with the backbone over each whole video and all videos scored one by one
@@ -185,3 +186,31 @@ def test_the_defaults_are_the_published_ones() -> None:
         4,
         0.8,
     )
+
+
+def test_attention_learns_with_the_rest() -> None:
+    detector = small([3, 2], attention=1).train()
+    examples = detector.training_set([clip(60, 1)])
+    optimiser = torch.optim.Adam(detector.parameters(), lr=3e-3)
+    rng, losses = np.random.RandomState(0), []
+    for _ in range(40):
+        optimiser.zero_grad()
+        loss = detector.training_step([examples.draw(0, rng)])["total"]
+        loss.backward()
+        for name, parameter in detector.named_parameters():
+            if name.startswith("U_"):
+                assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [((5,), "attention: needs a visual stream and sound"), ((2, 3), "the sound has 3 channels")],
+)
+def test_attention_needs_picture_and_sound(widths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small(widths, attention=1)
+    with pytest.raises(InputError, match="attention: must not be negative, not -1"):
+        small(widths, attention=-1)

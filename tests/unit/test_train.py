@@ -3,9 +3,13 @@
 import csv
 import io
 import logging
+import sys
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +18,13 @@ from training_data import AXIS, LABELS, TINY, Features, changed, planted, window
 
 from avfusion.data.annotations import Annotations, VideoAnnotation
 from avfusion.data.features import VideoFeatures
+from avfusion.data.proposals import RankedProposals
+from avfusion.detectors import DETECTORS
+from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.engine.checkpoint import read_checkpoint
 from avfusion.engine.control import shuffle_labels
 from avfusion.engine.postprocess import detections_from_scores
-from avfusion.engine.predict import predict
+from avfusion.engine.predict import predict, propose
 from avfusion.engine.train import train
 from avfusion.errors import AvfusionError, InputError
 from avfusion.evaluation.mean_ap import evaluate
@@ -195,6 +202,68 @@ def test_prediction_refuses_what_does_not_fit(
     broken = {"x": VideoFeatures(np.full((9, 12), np.inf, dtype=np.float32), AXIS)}
     with pytest.raises(InputError, match="features: x: hold a value that is not finite"):
         predict(path, broken, proposals)
+
+
+class Guess(Detector[RankedProposals]):
+    """Learns one number, and proposes the first so many seconds of every video."""
+
+    TRAINING: ClassVar[dict[str, Any]] = {"epochs": 2, "passes": 1, "accumulate": 1, "lr": 0.1}
+
+    @dataclass(frozen=True)
+    class Options:
+        """None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = self.Options()
+        self.bound = torch.nn.Parameter(torch.tensor(5.0))
+
+    def training_set(self, videos: Sequence[Video]) -> "Lengths":
+        return Lengths(videos)
+
+    def training_step(self, examples: Sequence[float]) -> dict[str, torch.Tensor]:
+        return {"total": (self.bound - torch.tensor(examples)).square().mean()}
+
+    def predict(self, video: Video) -> RankedProposals:
+        return RankedProposals(np.array([[0.0, self.bound.item()]]), np.ones(1))
+
+
+class Lengths(TrainingSet):
+    def __init__(self, videos: Sequence[Video]) -> None:
+        self.lengths = [float(np.diff(video.instances).mean()) for video in videos]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def draw(self, index: int, rng: np.random.RandomState) -> float:
+        return self.lengths[index]
+
+
+def test_a_detector_without_proposals_trains_as_published_and_proposes(
+    tmp_path: Path, train_data: tuple[Features, Annotations], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, annotations = train_data
+    module = SimpleNamespace(TRAINING=Guess.TRAINING, Options=Guess.Options, build=lambda *arguments: Guess())
+    monkeypatch.setitem(sys.modules, "guess", module)
+    monkeypatch.setitem(DETECTORS, "guess", "guess")
+    path = tmp_path / "checkpoint.pt"
+    config = {"detector": "guess", "training": {"lr": 0.05}}
+    train(config, features, {}, annotations, 0, path)
+    training = read_checkpoint(path).config["training"]
+    assert (training["epochs"], training["lr"], training["momentum"]) == (2, 0.05, 0.9)
+    found = propose(path, features, ["train3", "nowhere", "train1"])
+    assert list(found) == ["train3", "train1"]
+    assert 2 < found["train1"].segments[0, 1] < 6
+    with pytest.raises(InputError, match="detector 'guess': makes proposals and scores none; use `propose`"):
+        predict(path, features, windows(annotations))
+
+
+def test_a_detector_that_needs_proposals_makes_none(
+    tmp_path: Path, train_data: tuple[Features, Annotations]
+) -> None:
+    path = run(tmp_path, train_data, changed(epochs=1))
+    with pytest.raises(InputError, match="detector 'muses': scores proposals and makes none; use `predict`"):
+        propose(path, train_data[0], ["train1"])
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from avfusion.backbones.extract import Backbone, StreamConfig
 from avfusion.backbones.weights import SOURCES, BackboneConfig, load_backbone
+from avfusion.data.streams import is_sound
 from avfusion.errors import InputError
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
@@ -21,7 +22,7 @@ def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> Stream
             the one whose grid it follows.
     """
     options = streams[name]
-    if name == "audio":
+    if is_sound(name):
         follow = options["grid"] and _frames(streams[options["grid"]])
         geometry: AudioGeometry | SnippetGeometry = AudioGeometry(
             options["window"], options["stride"], follow

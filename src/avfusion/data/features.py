@@ -25,7 +25,6 @@ from avfusion.data.hdf5 import check_video_id, reading
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
-STREAMS = ("rgb", "flow", "audio")
 MADE_BY = ("backbone", "weights")  # attributes of a stream that every video repeats and all shards share
 
 

@@ -13,6 +13,7 @@ from avfusion.options import read_options
 DETECTORS = {  # every module has `build` and `Options`
     "gtad": "avfusion.detectors.gtad",
     "muses": "avfusion.detectors.muses",
+    "pgcn": "avfusion.detectors.pgcn",
 }
 
 

@@ -1,15 +1,91 @@
-"""Losses of the two-stage detectors (SSN, P-GCN, MUSES).
-
-The activity loss is plain cross-entropy over foreground and background proposals.
+"""What the two-stage detectors (P-GCN, MUSES, after SSN) say of proposals, and their losses.
 
 Proposals come in groups, groups in batches. The published losses divide by counts over a batch; so that
 several batches can be computed at once with the losses that each has alone, `members` (n, G) says with ones
 and zeros which of the G groups belong to which of n batches. Nothing here waits for the device.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from avfusion.detectors.base import TOTAL
+from avfusion.detectors.sampling import BACKGROUND, FOREGROUND, INCOMPLETE
+from avfusion.options import require
+
+
+class HeadScores(NamedTuple):
+    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
+
+    activity: Tensor
+    completeness: Tensor
+    regression: Tensor
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Options of the losses, which the two-stage detectors share; see the detectors' own `Options`."""
+
+    completeness_weight: float = 0.5
+    regression_weight: float = 0.5
+    hard_ratio: float = 0.17
+    mend_missing: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
+            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
+
+
+def two_stage_losses(
+    scores: HeadScores,
+    kinds: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    counts: tuple[int, int, int],
+    options: LossOptions,
+    members: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The losses of G groups of P proposals: foreground, then incomplete, then background.
+
+    Activity (cross-entropy) goes by kind (foreground and background), completeness by place (all but the
+    background's), regression by kind (foreground), as published.
+
+    Args:
+        scores: of G * P proposals.
+        kinds: int64 (G, P).
+        labels: int64 (G, P), classes from 1.
+        targets: (G, P, 2), normalised.
+        counts: of foreground, incomplete and background proposals in a group; their sum is P.
+        options: weights of the losses.
+        members: (n, G), for the losses (n,) of n batches; None: all groups are one batch, which has one loss.
+
+    Returns:
+        "activity", "completeness", "regression", and their weighted sum as "total".
+    """
+    if members is None:
+        members = scores.activity.new_ones(1, len(kinds))
+        losses = two_stage_losses(scores, kinds, labels, targets, counts, options, members)
+        return {name: value[0] for name, value in losses.items()}
+    wanted = torch.where(kinds == BACKGROUND, 0, labels).flatten()
+    surprise = functional.cross_entropy(scores.activity, wanted, reduction="none")
+    activity = masked_mean(surprise.unflatten(0, kinds.shape), kinds != INCOMPLETE, members)
+
+    compared = counts[0] + counts[1]
+    by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
+    counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
+    if options.mend_missing:
+        counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
+    completeness = completeness_loss(
+        by_place, labels[:, :compared], counted, counts[0], options.hard_ratio, members
+    )
+
+    errors = regression_errors(scores.regression.unflatten(0, kinds.shape), labels, targets)
+    regression = masked_mean(errors, kinds == FOREGROUND, members)
+    total = activity + options.completeness_weight * completeness + options.regression_weight * regression
+    return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
 
 
 def masked_mean(values: Tensor, counted: Tensor, members: Tensor) -> Tensor:
@@ -76,21 +152,3 @@ def regression_errors(shifts: Tensor, labels: Tensor, targets: Tensor) -> Tensor
     index = (labels - 1).clamp(min=0)[..., None, None].expand(*labels.shape, 1, 2)
     own = shifts.gather(-2, index).squeeze(-2)
     return functional.smooth_l1_loss(own, targets, reduction="none").sum(-1)
-
-
-def regression_loss(shifts: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Smooth L1 between target and predicted shift of the proposal's own class, mean times 2.
-
-    Args:
-        shifts: (N, K, 2), normalised shift of centre and of log length per class.
-        labels: int64 (N,), classes from 1.
-        targets: (N, 2), normalised.
-
-    Returns:
-        The loss; 0 if there is no proposal.
-
-    Source: ``ClassWiseRegressionLoss`` of the MUSES code, which gathers (N, N) pairs and takes the diagonal.
-    """
-    if len(labels) == 0:
-        return shifts.sum()
-    return regression_errors(shifts, labels, targets).mean()

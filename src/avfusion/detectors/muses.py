@@ -1,6 +1,7 @@
 """MUSES (Liu et al., Multi-shot Temporal Event Localization, CVPR 2021): scores and refines proposals.
 
     features (B, C, T)
+      -> with attention: picture and sound as one, as wide as the picture (`avfusion.fusion.attention`)
       -> backbone: two layers of multi-scale temporal aggregation, each with a ReLU
       -> RoI max pooling of the proposal extended by half its length on both sides, 2 S bins
       -> middle S bins: activity, which class or background (K + 1)
@@ -22,17 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import TOTAL, Detector, TrainingSet, Video
+from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.drawing import PoolTable, SampleTable
-from avfusion.detectors.losses import completeness_loss, masked_mean, regression_errors
+from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.packing import FeatureBank, pack
 from avfusion.detectors.sampling import (
-    BACKGROUND,
-    FOREGROUND,
-    INCOMPLETE,
     SPATIAL_SCALE,
     TICKS_PER_SNIPPET,
     Ints,
@@ -45,6 +42,7 @@ from avfusion.detectors.sampling import (
     video_rois,
 )
 from avfusion.errors import InputError
+from avfusion.fusion.attention import attend, attended_width, attention_layers
 from avfusion.ops import msta_conv1d, roi_max_pool1d
 from avfusion.ops.msta import branch_taps
 from avfusion.options import require
@@ -55,7 +53,7 @@ REACH = max(branch_taps(KERNEL_SIZES[-1], UNITS[-1]))  # snippets that a layer r
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(LossOptions):
     """Options of MUSES; the defaults are the published ones for THUMOS14.
 
     Attributes:
@@ -66,6 +64,8 @@ class Options:
         completeness_weight: weight of the completeness loss; the activity loss has 1.
         regression_weight: weight of the regression loss.
         hard_ratio: share of hard negatives in the completeness loss.
+        attention: blocks of residual multimodal attention between the picture (the first stream) and the
+            sound (the rest) before the backbone; published 1 for the fusion rm_attention, and 0, none, else.
         groups: samples of proposals (see `sampling`) that share one pass of a video through the backbone.
             Published is 1; more train the heads on more proposals for little more time.
         sampling: which proposals are drawn, and how many of each kind.
@@ -77,14 +77,12 @@ class Options:
     hidden: int = 384
     roi_size: int = 4
     dropout: float = 0.8
-    completeness_weight: float = 0.5
-    regression_weight: float = 0.5
-    hard_ratio: float = 0.17
+    attention: int = 0
     groups: int = 1
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    mend_missing: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         dims = self.backbone_dims
         require(len(dims) == 2 and min(dims) >= 1, "backbone_dims", f"must be two widths, not {dims}")
         for name in ("hidden", "groups"):
@@ -92,8 +90,7 @@ class Options:
         even = self.roi_size >= 2 and self.roi_size % 2 == 0
         require(even, "roi_size", f"must be even, so that half of it fits on both sides, not {self.roi_size}")
         require(0 <= self.dropout < 1, "dropout", f"must be in [0, 1), not {self.dropout}")
-        for name in ("completeness_weight", "regression_weight", "hard_ratio"):
-            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
+        require(self.attention >= 0, "attention", f"must not be negative, not {self.attention}")
 
 
 class Example(NamedTuple):
@@ -102,14 +99,6 @@ class Example(NamedTuple):
     bank: FeatureBank
     video: int
     samples: SampleTable
-
-
-class HeadScores(NamedTuple):
-    """For N proposals: activity (N, K + 1), completeness (N, K), regression (N, K, 2; normalised)."""
-
-    activity: Tensor
-    completeness: Tensor
-    regression: Tensor
 
 
 class Branch(nn.Module):
@@ -219,6 +208,11 @@ class MusesTrainingSet(TrainingSet):
 class Muses(Detector[ProposalScores]):
     """The MUSES detector; see the module's text.
 
+    Args:
+        options: see `Options`.
+        widths: channels of every stream of the features, the picture first.
+        classes: number of classes, without background.
+
     Attributes:
         options: how it was built.
         reg_stats: float64 (2, 2), mean and deviation of the regression targets (centre, log length).
@@ -229,11 +223,14 @@ class Muses(Detector[ProposalScores]):
     options: Options
     reg_stats: Tensor
 
-    def __init__(self, options: Options, channels: int, classes: int) -> None:
+    def __init__(self, options: Options, widths: Sequence[int], classes: int) -> None:
         super().__init__()
         self.options, self.classes = options, classes
-        self.backbone = Backbone(channels, options.backbone_dims)
+        self.width = attended_width(widths) if options.attention else sum(widths)
+        self.backbone = Backbone(self.width, options.backbone_dims)
         self.roi_head = RoiHead(options.backbone_dims[-1], classes, options)
+        if options.attention:
+            self.U_v, self.U_a = attention_layers(self.width), attention_layers(self.width)
         neutral = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
         self.register_buffer("reg_stats", neutral, persistent=False)
 
@@ -249,7 +246,8 @@ class Muses(Detector[ProposalScores]):
         start, end = rois[:, 3], rois[:, 4]
         pooled_rois = torch.stack([rois[:, 0], start, torch.maximum(end, start + 1)], dim=1)
         bins = 2 * self.options.roi_size
-        pooled = roi_max_pool1d(self.backbone(features, inside), pooled_rois, bins, SPATIAL_SCALE)
+        features = self.backbone(self._attended(features, inside), inside)
+        pooled = roi_max_pool1d(features, pooled_rois, bins, SPATIAL_SCALE)
         scores: HeadScores = self.roi_head(pooled)
         return scores
 
@@ -301,47 +299,12 @@ class Muses(Detector[ProposalScores]):
         scores = HeadScores(*(values.to(exact) for values in scores))
         members = on_device((batch == np.arange(len(batches))[:, None]).astype(np.float32))
         table = (on_device(samples.kinds), on_device(samples.labels), on_device(samples.targets))
-        return self.batch_losses(scores, *table, members)
+        counts = self.options.sampling.counts
+        return two_stage_losses(scores, *table, counts, self.options, members)
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """`batch_losses` of groups that all belong to one batch, as numbers."""
-        members = scores.activity.new_ones(1, len(kinds))
-        losses = self.batch_losses(scores, kinds, labels, targets, members)
-        return {name: value[0] for name, value in losses.items()}
-
-    def batch_losses(
-        self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor, members: Tensor
-    ) -> dict[str, Tensor]:
-        """The losses (n,) of G groups of P proposals: foreground, then incomplete, then background.
-
-        Activity goes by kind (foreground and background), completeness by place (all but the background's),
-        regression by kind (foreground), as published.
-
-        Args:
-            scores: of G * P proposals.
-            kinds: int64 (G, P).
-            labels: int64 (G, P), classes from 1.
-            targets: (G, P, 2), normalised.
-            members: (n, G), 1 where a group belongs to a batch, else 0.
-        """
-        options, counts = self.options, self.options.sampling.counts
-        wanted = torch.where(kinds == BACKGROUND, 0, labels).flatten()
-        surprise = functional.cross_entropy(scores.activity, wanted, reduction="none")
-        activity = masked_mean(surprise.unflatten(0, kinds.shape), kinds != INCOMPLETE, members)
-
-        compared = counts[0] + counts[1]
-        by_place = scores.completeness.unflatten(0, kinds.shape)[:, :compared]
-        counted = torch.ones_like(kinds[:, :compared], dtype=torch.bool)
-        if options.mend_missing:
-            counted[:, counts[0] :] = kinds[:, counts[0] : compared] == INCOMPLETE
-        completeness = completeness_loss(
-            by_place, labels[:, :compared], counted, counts[0], options.hard_ratio, members
-        )
-
-        errors = regression_errors(scores.regression.unflatten(0, kinds.shape), labels, targets)
-        regression = masked_mean(errors, kinds == FOREGROUND, members)
-        total = activity + options.completeness_weight * completeness + options.regression_weight * regression
-        return {"activity": activity, "completeness": completeness, "regression": regression, TOTAL: total}
+        """`two_stage_losses` of G groups of P proposals that make one batch."""
+        return two_stage_losses(scores, kinds, labels, targets, self.options.sampling.counts, self.options)
 
     @torch.no_grad()
     def predict(self, video: Video) -> ProposalScores:
@@ -360,6 +323,14 @@ class Muses(Detector[ProposalScores]):
     def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
         """Take over `reg_stats`."""
         self.reg_stats.copy_(statistics["reg_stats"])
+
+    def _attended(self, features: Tensor, inside: Tensor | None) -> Tensor:
+        """Picture and sound (B, C, T) as one, (B, width, T); padding stays 0."""
+        if not self.options.attention:
+            return features
+        seen, heard = features.mT.tensor_split([self.width], dim=2)
+        joined = attend(self.U_v, self.U_a, seen, heard, self.options.attention).mT
+        return joined if inside is None else joined * inside.to(joined.dtype)
 
     def _as_tensor(self, video: Video) -> Tensor:
         values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
@@ -382,4 +353,4 @@ def read_spans(rois: Ints, lengths: Ints) -> Ints:
 
 def build(options: Options, widths: Sequence[int], classes: int) -> Muses:
     """A MUSES detector for features of streams of `widths` channels, and `classes` classes."""
-    return Muses(options, sum(widths), classes)
+    return Muses(options, widths, classes)

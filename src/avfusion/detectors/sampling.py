@@ -1,9 +1,10 @@
 """Which proposals a two-stage detector trains on: foreground, incomplete and background, in integer ticks.
 
-A tick is an eighth of a snippet's stride, counted from the origin of the time axis (`Ticks`). The published
+A tick is an eighth of a snippet's stride, counted from the origin of the time axis (`to_ticks`). Published
 features have a snippet every 8 frames, so that a tick is what a frame is there, and RoI pooling has the
 published scale of 1/8. Everything below (+1 in lengths, integer halves) follows ``VideoDataSet`` of the MUSES
-code, in which SSN's sampling lives on; golden/README.md lists its quirks as 9 to 13 and 18.
+code, in which SSN's sampling lives on; ``PGCNDataSet`` of the P-GCN code sorts proposals alike.
+golden/README.md lists its quirks as 9 to 13 and 18.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avfusion.data.features import VideoFeatures
+from avfusion.data.proposal_list import ListedVideo
 from avfusion.data.proposals import Segments
 from avfusion.detectors.base import Video
 from avfusion.evaluation.segments import segment_iou
@@ -135,6 +137,14 @@ class VideoPools:
     background: Pool
     instances: int
 
+    def kinds(self) -> tuple[Pool, Pool, Pool]:
+        """The pools in the order in which a sample holds their proposals."""
+        return self.foreground, self.incomplete, self.background
+
+    def offered(self) -> list[Pool]:
+        """What is drawn from for each of `kinds`: the foreground stands in for an empty pool."""
+        return [pool if len(pool) else self.foreground for pool in self.kinds()]
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -158,14 +168,26 @@ def to_ticks(seconds: Floats, features: VideoFeatures) -> Floats:
     return (seconds - features.axis.origin) / features.axis.stride * TICKS_PER_SNIPPET
 
 
+def whole_ticks(segments: Segments, features: VideoFeatures) -> Ints:
+    """The nearest ticks (N, 2) of segments in seconds."""
+    bounds: Ints = np.rint(to_ticks(segments, features)).astype(np.int64)
+    return bounds
+
+
 def tick_count(features: VideoFeatures) -> int:
     """Number of ticks that the features cover."""
     return len(features.values) * TICKS_PER_SNIPPET
 
 
-def video_candidates(video: Video, classes: int) -> tuple[Candidates, Candidates]:
-    """Instances and proposals of a video as candidates; times are rounded to the nearest tick."""
-    ticks = tick_count(video.features)
+def video_candidates(video: Video, classes: int, ticks: int | None = None) -> tuple[Candidates, Candidates]:
+    """Instances and proposals of a video as candidates; times are rounded to the nearest tick.
+
+    Args:
+        video: features, proposals and instances.
+        classes: their number; candidates of a later class are left out.
+        ticks: length of the video; None: `tick_count`.
+    """
+    ticks = tick_count(video.features) if ticks is None else ticks
     iou = segment_iou(video.proposals, video.instances)
     best = iou.argmax(1) if len(video.instances) else np.zeros(len(iou), dtype=np.int64)
     best_iou = iou.max(1, initial=0.0)
@@ -178,13 +200,25 @@ def video_candidates(video: Video, classes: int) -> tuple[Candidates, Candidates
         overlap = np.maximum(shared, 0) / (video.proposals[:, 1] - video.proposals[:, 0])
         label = np.where(best_iou > 0, video.classes[best] + 1, 0)
 
-    def rounded(segments: Segments) -> tuple[Ints, Ints]:
-        bounds = np.rint(to_ticks(segments, video.features)).astype(np.int64)
-        return bounds[:, 0], bounds[:, 1]
-
+    start, end = whole_ticks(video.instances, video.features).T
+    first, last = whole_ticks(video.proposals, video.features).T
     ones = np.ones(len(video.instances))
-    instances = usable(*rounded(video.instances), video.classes + 1, ones, ones, ticks, classes)
-    return instances, usable(*rounded(video.proposals), label, best_iou, overlap, ticks, classes)
+    instances = usable(start, end, video.classes + 1, ones, ones, ticks, classes)
+    return instances, usable(first, last, label, best_iou, overlap, ticks, classes)
+
+
+def listed_candidates(video: ListedVideo, classes: int) -> tuple[Candidates, Candidates]:
+    """Instances and proposals of a video of a proposal list, as the published code takes them.
+
+    Ticks are the list's frames; class, tIoU and share of proposals are what the list says. MUSES leaves out
+    those of a class above `classes`; P-GCN does not.
+    """
+    ones = np.ones(len(video.instances))
+    (start, end), (first, last) = video.instances.astype(np.int64).T, video.proposals.astype(np.int64).T
+    return (
+        usable(start, end, video.classes, ones, ones, video.frames, classes),
+        usable(first, last, video.labels, video.iou, video.overlap, video.frames, classes),
+    )
 
 
 def training_rois(start: Ints, end: Ints, ticks: int) -> Ints:
@@ -294,15 +328,19 @@ def draw_sample(
         counts: of foreground, incomplete and background proposals.
         rng: source of randomness.
     """
+    offered = zip(counts, pools.offered(), strict=True)
+    return sample_of([(pool, rng.choice(len(pool), count)) for count, pool in offered], statistics)
+
+
+def sample_of(drawn: Sequence[tuple[Pool, Ints]], statistics: Floats) -> Sample:
+    """The sample that holds the chosen proposals of some pools, with targets normalised by `statistics`."""
     rois, kinds, labels, targets = [], [], [], []
-    for count, wanted in zip(counts, (pools.foreground, pools.incomplete, pools.background), strict=True):
-        pool = wanted if len(wanted) else pools.foreground
-        chosen = rng.choice(len(pool), count, replace=True)
+    for pool, chosen in drawn:
         rois.append(pool.rois[chosen])
         labels.append(pool.labels[chosen])
-        kinds.append(np.full(count, pool.kind))
+        kinds.append(np.full(len(chosen), pool.kind))
         normalised = (pool.targets[chosen] - statistics[0]) / statistics[1]
-        targets.append(normalised if pool.kind == FOREGROUND else np.zeros((count, 2)))
+        targets.append(normalised if pool.kind == FOREGROUND else np.zeros((len(chosen), 2)))
     return Sample(
         np.concatenate(rois),
         np.concatenate(kinds),
