@@ -170,6 +170,40 @@ def test_adam_steps(golden: Path) -> None:
             assert_near(state[name], value)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_gpu(golden: Path, variant: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, data = published(golden, variant).cuda().eval(), arrays(golden)
+    features = features_of(golden, variant).cuda()
+    with torch.no_grad():
+        maps = model.maps(features)
+    for name, key in zip(Maps._fields, ("iou_map", "start", "end"), strict=True):
+        assert_near(getattr(maps, name).cpu(), data[f"{variant}/{key}"])
+
+
+@pytest.mark.gpu
+def test_losses_on_a_gpu_without_waiting_for_it(golden: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, wanted = published(golden).cuda(), facts(golden)["loss"]
+    batch = batch_of(golden, "loss", features_of(golden, "style1"))
+    batch = Example(*(value.cuda() for value in batch))
+    maps = model.maps(batch.features)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        losses = model.losses(maps, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert losses["total"].item() == pytest.approx(wanted["total"], rel=1e-5)
+    losses["total"].backward()
+    for name, parameter in model.named_parameters():
+        if name in wanted["grad_l2"]:
+            norm = parameter.grad.double().norm().item()
+            assert norm == pytest.approx(wanted["grad_l2"][name], rel=1e-5), name
+
+
 # --- windows and targets
 
 
