@@ -266,6 +266,21 @@ def test_attention_takes_the_first_stream_for_the_picture() -> None:
         assert all(parameter.grad.abs().sum() > 0 for parameter in layers.parameters())
 
 
+def test_attention_alone_makes_the_loss_fall() -> None:
+    detector = small(widths=(12, 8), attention=1)
+    batch = drawn(detector, clip(60, channels=20))
+    layers = [*detector.U_v.parameters(), *detector.U_a.parameters()]
+    optimiser = torch.optim.Adam(layers, lr=0.05)
+    found = []
+    for _ in range(20):
+        loss = detector.training_step(batch)["total"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(loss.item())
+    assert found[-1] < 0.97 * found[0]
+
+
 def test_lower_precision_moves_the_losses_a_little() -> None:
     detector = small()
     batch = drawn(detector, clip(60))
