@@ -57,6 +57,7 @@ TRAINING: dict[str, Any] = {
     "step_at": "first",
 }  # as published for THUMOS14; see `avfusion.engine`
 GRAPHS_AT_ONCE = 512  # when predicting
+TINY = 1e-30  # a product of lengths that is smaller belongs to a feature of nothing but zeros
 
 
 @dataclass(frozen=True)
@@ -202,35 +203,35 @@ class GraphNetwork(nn.Module):
         self.gc2 = GraphConvolution(options.hidden, channels)
         self.fan_out, self.dropout = options.graph.children, options.graph_dropout
 
-    def edges(self, nodes: Tensor) -> Tensor:
-        """Weights of the edges from the root and its children to their own children.
-
-        The published adjacency holds them in its first C + 1 rows, with 1 on the diagonal; the leaves'
-        rows are empty.
+    def forward(self, features: Tensor, graphs: Tensor) -> Tensor:
+        """The roots (G, D) of some graphs.
 
         Args:
-            nodes: (G, 1 + C + C^2, D).
-
-        Returns:
-            (G, C + 1, C), cosines that are not negative, divided by C.
+            features: (U, D) of proposals.
+            graphs: int64 (G, 1 + C + C^2), the proposals that each graph is made of.
         """
-        directions = functional.normalize(nodes, dim=2)
-        parents, children = self._by_parent(directions)
-        return functional.relu((children @ parents[..., None]).squeeze(3)) / self.fan_out
-
-    def forward(self, nodes: Tensor) -> Tensor:
-        """(G, 1 + C + C^2, D) to (G, D)."""
-        weights = self.edges(nodes)
-        parents, children = self._by_parent(nodes)
+        parents, children = self.by_parent(features, graphs)
+        weights = self.edges(parents, children)
         hidden = functional.relu(self.gc1(parents + (weights[:, :, None] @ children).squeeze(2)))
         hidden = functional.dropout(hidden, self.dropout, self.training)
         root: Tensor = self.gc2(hidden[:, 0] + (weights[:, :1] @ hidden[:, 1:]).squeeze(1))
         return root
 
-    def _by_parent(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The root and its children (G, C + 1, D), and the children of each (G, C + 1, C, D)."""
+    def by_parent(self, features: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor]:
+        """The root and its children (G, C + 1, D), and the children of each of these (G, C + 1, C, D)."""
         parents = self.fan_out + 1
-        return nodes[:, :parents], nodes[:, 1:].unflatten(1, (parents, self.fan_out))
+        children = graphs[:, 1:].unflatten(1, (parents, self.fan_out))
+        return features[graphs[:, :parents]], features[children]
+
+    def edges(self, parents: Tensor, children: Tensor) -> Tensor:
+        """Weights (G, C + 1, C) of the edges to the children: cosines that are not negative, divided by C.
+
+        The published adjacency holds them in its first C + 1 rows, with 1 on the diagonal; the leaves'
+        rows are empty.
+        """
+        lengths = children.norm(dim=3, keepdim=True) * parents.norm(dim=2)[:, :, None, None]
+        cosines = (children @ parents[..., None]) / lengths.clamp(min=TINY)
+        return functional.relu(cosines.squeeze(3)) / self.fan_out
 
 
 class PgcnTrainingSet(TrainingSet):
@@ -311,8 +312,8 @@ class Pgcn(Detector[ProposalScores]):
         """
         if self.options.attention:
             inside, parts = self._attended(inside, parts)
-        seen = torch.cat([self.Act_GCN(inside[graphs]), inside[graphs[:, 0]]], dim=1)
-        whole = torch.cat([self.Comp_GCN(parts[graphs]), parts[graphs[:, 0]]], dim=1)
+        seen = torch.cat([self.Act_GCN(inside, graphs), inside[graphs[:, 0]]], dim=1)
+        whole = torch.cat([self.Comp_GCN(parts, graphs), parts[graphs[:, 0]]], dim=1)
         seen, whole = (functional.dropout(x, self.options.dropout, self.training) for x in (seen, whole))
         shifts = self.regressor_fc(whole).unflatten(1, (-1, 2))
         return HeadScores(self.activity_fc(seen), self.completeness_fc(whole), shifts)
