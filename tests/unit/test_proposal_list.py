@@ -117,7 +117,9 @@ def test_bad_lines_are_named(tmp_path: Path, line: int, text: str, message: str)
 
 
 def test_unknown_videos_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 11: .* 'clip_b' is not in the dataset; did you mean 'clip_c'"):
+    with pytest.raises(
+        InputError, match=r"line 11: .* 'clip_b' is not in the dataset; did you mean 'clip_c'"
+    ):
         list(read_proposal_list(write(tmp_path, LIST), {"clip_a", "clip_c"}))
 
 
