@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from avfusion.ops import msta_conv1d, nms1d, roi_max_pool1d
+from avfusion.ops import align1d, msta_conv1d, nms1d, project_align1d, roi_max_pool1d
+from avfusion.ops.align import reference_align1d, reference_align1d_backward
 from avfusion.ops.nms import reference_nms1d
 from avfusion.ops.roi_pool import reference_roi_max_pool1d, reference_roi_max_pool1d_backward
 
@@ -19,6 +20,11 @@ ROI_POOL = [
     *("odd_bins", "coarse_scale", "single_step", "narrow", "huge_values", "nan_inf"),
 ]
 TA_LAYER = ["1x3_w3", "1x3_w3_short", "1x3_w3_T1", "3x3_w3", "3x3_w6", "3x3_w9", "3x3_w9_short", "3x3_w9_T1"]
+ALIGN = [
+    *("gtad_anchors", "talhmo", "ratio0_real", "ratio1", "ratio2", "ratio4", "edges", "edges_ratio"),
+    *("one_step", "two_steps", "single_bin"),
+]
+GRAPH_ALIGN = {"gtad": (16, 16), "tal-hmo": (32, 4)}  # bins of the snippets and of their neighbours
 MSTA_LAYER = ["add_exact", "add", "add_short", "add_tiny"]
 
 
@@ -47,6 +53,10 @@ def test_no_case_is_forgotten(golden: Path) -> None:
     assert {f"ta_layer_{name}" for name in TA_LAYER} == {
         name for name in names if name.startswith("ta_layer")
     }
+    assert {f"align1d_{name}" for name in ALIGN} == {name for name in names if name.startswith("align1d")}
+    assert {f"graph_align_{name}" for name in GRAPH_ALIGN} == {
+        name for name in names if name.startswith("graph_align")
+    }
 
 
 @pytest.mark.parametrize("name", ROI_POOL)
@@ -74,6 +84,55 @@ def test_reference_roi_max_pool1d(golden: Path, name: str) -> None:
         inputs["grad_output"], argmax, rois[:, 0].long(), features.shape[0], features.shape[2]
     )
     close(gradient, outputs["grad_features"], entry["tolerance"])
+
+
+@pytest.mark.parametrize("name", ALIGN)
+def test_align1d(golden: Path, name: str) -> None:
+    entry, inputs, outputs = case(golden, f"align1d_{name}")
+    size, ratio = entry["args"]["resolution"], entry["args"]["sampling_ratio"]
+    features = inputs["input"].requires_grad_()
+    aligned = align1d(features, inputs["rois"], size, ratio)
+    aligned.backward(inputs["grad_output"])
+    close(aligned.detach(), outputs["output"], entry["tolerance"])
+    close(features.grad, outputs["grad_input"], entry["tolerance"])
+
+
+@pytest.mark.parametrize("name", ALIGN)
+def test_reference_align1d(golden: Path, name: str) -> None:
+    entry, inputs, outputs = case(golden, f"align1d_{name}")
+    features, rois, ratio = inputs["input"], inputs["rois"], entry["args"]["sampling_ratio"]
+    aligned = reference_align1d(features, rois, entry["args"]["resolution"], ratio)
+    close(aligned, outputs["output"], entry["tolerance"])
+    gradient = reference_align1d_backward(
+        inputs["grad_output"], rois, features.shape[0], features.shape[2], ratio
+    )
+    close(gradient, outputs["grad_input"], entry["tolerance"])
+
+
+@pytest.mark.parametrize("variant", GRAPH_ALIGN)
+def test_project_align1d(golden: Path, variant: str) -> None:
+    """The 1x1 convolution behind G-TAD's alignment, without aligning; rois there are (starts, durations)."""
+    entry, inputs, outputs = case(golden, f"graph_align_{variant}")
+    inner, context = GRAPH_ALIGN[variant]
+    features = inputs["input"].requires_grad_()
+    kernel, bias = inputs["conv_weight"].requires_grad_(), inputs["conv_bias"].requires_grad_()
+    batch, channels, frames = features.shape
+    rois = outputs["anchors"].reshape(batch, -1, 3)[0, :, 1:]
+    neighbours = outputs["knn_index"]
+    mean = torch.stack([video[:, index].mean(-1) for video, index in zip(features, neighbours, strict=True)])
+    weight = kernel.reshape(-1, channels, inner + context)
+    if variant == "gtad":  # one sampling pattern: the two features are stacked
+        both = torch.cat([weight[:, :, :inner], weight[:, :, inner:]], 1)
+        output = project_align1d(torch.cat([features, mean], 1), rois, both, bias)
+    else:
+        output = project_align1d(features, rois, weight[:, :, :inner], bias)
+        output = output + project_align1d(mean, rois, weight[:, :, inner:])
+    output = output.reshape(batch, -1, frames, rois.shape[0] // frames).transpose(2, 3)
+    output.backward(inputs["grad_output"])
+    close(output.detach(), outputs["output"], entry["tolerance"])
+    close(features.grad, outputs["grad_input"], entry["tolerance"])
+    close(kernel.grad, outputs["grad_conv_weight"], entry["tolerance"])
+    close(bias.grad, outputs["grad_conv_bias"], entry["tolerance"])
 
 
 def check_convolution(
@@ -107,6 +166,26 @@ def test_merged_branches(golden: Path, name: str) -> None:
     sizes = [tuple(size) for size in arguments["kernel_sizes"]]
     prefixes = [f"branches.{m}." for m in range(len(sizes))]
     check_convolution(entry, inputs, outputs, prefixes, kernel_sizes=sizes, units=arguments["unit_sizes"])
+
+
+@pytest.mark.parametrize("name", ["base_net", "base_net_short"])
+def test_two_layers_with_relu(golden: Path, name: str) -> None:
+    entry, inputs, outputs = case(golden, name)
+    rows, columns, units = zip(*entry["args"]["kernels"], strict=True)
+    kernels: dict[str, Any] = {"kernel_sizes": list(zip(rows, columns, strict=True)), "units": units}
+    parameters = {
+        key[6:]: value.requires_grad_() for key, value in inputs.items() if key.startswith("param.")
+    }
+    features = output = inputs["input"].requires_grad_()
+    for layer in (0, 2):
+        names = [f"layers.{layer}.branches.{branch}" for branch in range(len(units))]
+        weights, biases = ([parameters[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
+        output = msta_conv1d(output, weights, biases, **kernels).relu()
+    output.backward(inputs["grad_output"])
+    close(output.detach(), outputs["output"], entry["tolerance"])
+    close(features.grad, outputs["grad_input"], entry["tolerance"])
+    for key, parameter in parameters.items():
+        close(parameter.grad, outputs[f"grad.{key}"], entry["tolerance"])
 
 
 def row_indices(rows: NDArray[np.float64], of: NDArray[np.float64]) -> list[int]:

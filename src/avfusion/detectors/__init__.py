@@ -11,6 +11,7 @@ from avfusion.errors import InputError, known_names
 from avfusion.options import read_options
 
 DETECTORS = {  # every module has `build` and `Options`
+    "gtad": "avfusion.detectors.gtad",
     "muses": "avfusion.detectors.muses",
     "pgcn": "avfusion.detectors.pgcn",
 }

@@ -1,6 +1,7 @@
 """Operators of the detectors: documented functions, in C++ where it pays and was built."""
 
 from avfusion.ops._extension import ExtensionStatus, extension_status
+from avfusion.ops.align import align1d, project_align1d
 from avfusion.ops.iou import iou1d
 from avfusion.ops.msta import merge_branches, msta_conv1d
 from avfusion.ops.nms import nms1d
@@ -8,10 +9,12 @@ from avfusion.ops.roi_pool import roi_max_pool1d
 
 __all__ = [
     "ExtensionStatus",
+    "align1d",
     "extension_status",
     "iou1d",
     "merge_branches",
     "msta_conv1d",
     "nms1d",
+    "project_align1d",
     "roi_max_pool1d",
 ]
