@@ -56,7 +56,7 @@ def test_neighbours_are_those_found_pair_by_pair(first_alike: bool, changes: dic
 def test_a_table_made_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     segments = proposals(50)
     whole = neighbours(segments, GraphOptions(), first_alike=True)
-    monkeypatch.setattr(graphs, "ROWS_AT_ONCE", 50 * 7)
+    monkeypatch.setattr(graphs, "PAIRS_AT_ONCE", 50 * 7)
     np.testing.assert_array_equal(neighbours(segments, GraphOptions(), first_alike=True), whole)
 
 

@@ -26,7 +26,7 @@ from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
-from avfusion.detectors.packing import FeatureBank
+from avfusion.detectors.packing import fits_on
 from avfusion.detectors.sampling import (
     TICKS_PER_SNIPPET,
     Sample,
@@ -111,15 +111,13 @@ class Example(NamedTuple):
     """A training example: some proposals of a video as graphs.
 
     Attributes:
-        bank: holds the features of all videos.
-        video: index of the video in it.
+        features: (C, T) of the video.
         rows: int (U, 3, 2), see `part_rows`, of the proposals that the graphs are made of.
         graphs: int (P, nodes), indices into `rows`; column 0 are the proposals that are learnt from.
         sample: kinds, labels and targets of these P proposals.
     """
 
-    bank: FeatureBank
-    video: int
+    features: Tensor
     rows: Ints
     graphs: Ints
     sample: Sample
@@ -160,6 +158,11 @@ def part_rows(rois: Ints, snippets: int, window: int) -> Ints:
     first = np.clip(begins // TICKS_PER_SNIPPET, 0, snippets - 1)
     last = np.minimum(-((window - ends) // TICKS_PER_SNIPPET), snippets - 2)
     return np.stack([first, np.maximum(first, last)], axis=2)
+
+
+def channels_first(features: VideoFeatures) -> Tensor:
+    """Features as (C, T)."""
+    return torch.from_numpy(np.ascontiguousarray(features.values.T, dtype=np.float32))
 
 
 def pool_parts(features: Tensor, rows: Tensor) -> Tensor:
@@ -238,9 +241,9 @@ class PgcnTrainingSet(TrainingSet):
     """Training videos that have an instance; an example is graphs around freshly drawn proposals."""
 
     def __init__(
-        self, bank: FeatureBank, rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
+        self, features: Sequence[Tensor], rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
     ) -> None:
-        self._bank, self._rows, self._pools = bank, rows, pools
+        self._features, self._rows, self._pools = features, rows, pools
         self._options = detector.options
         self._statistics = detector.reg_stats.numpy(force=True)
         self._neighbours = [neighbours(pool_segments(p), self._options.graph) for p in pools]
@@ -262,7 +265,7 @@ class PgcnTrainingSet(TrainingSet):
             drawn.append((pool, np.array(chosen)))
         used, nodes = np.unique(np.array(graphs), return_inverse=True)
         rows, nodes = self._rows[index][used], nodes.reshape(len(graphs), -1)
-        return Example(self._bank, index, rows, nodes, sample_of(drawn, self._statistics))
+        return Example(self._features[index], rows, nodes, sample_of(drawn, self._statistics))
 
 
 def pool_segments(pools: VideoPools) -> Ints:
@@ -333,7 +336,7 @@ class Pgcn(Detector[ProposalScores]):
 
     def training_set(self, videos: Sequence[Video]) -> PgcnTrainingSet:
         """Pools of all videos that have an instance and proposals; fits the regression statistics on them."""
-        pools, rows, features = [], [], []
+        pools, rows, features, device = [], [], [], self.reg_stats.device
         for video in videos:
             values, ticks, window = placed(video.features, self.options.ticks_from)
             instances, proposals = video_candidates(replace(video, features=values), self.classes, ticks)
@@ -342,16 +345,19 @@ class Pgcn(Detector[ProposalScores]):
                 rois = np.concatenate([pool.rois for pool in found.kinds()])
                 pools.append(found)
                 rows.append(part_rows(rois, len(values.values), window))
-                features.append(values.values)
+                features.append(channels_first(values))
         self.reg_stats.copy_(torch.from_numpy(regression_statistics(pools)))
-        return PgcnTrainingSet(FeatureBank(features, self.reg_stats.device), rows, pools, self)
+        if fits_on(device, sum(values.nbytes for values in features)):
+            features = [values.to(device) for values in features]
+        return PgcnTrainingSet(features, rows, pools, self)
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The three losses and their weighted sum."""
         device = self.reg_stats.device
         before = np.cumsum([0, *(len(example.rows) for example in examples)])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
-        parts = self._pooled(examples)
+        pooled = [pool_parts(e.features.to(device), torch.from_numpy(e.rows).to(device)) for e in examples]
+        parts = torch.cat(pooled)
         scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
 
         def column(name: str) -> Tensor:
@@ -359,16 +365,6 @@ class Pgcn(Detector[ProposalScores]):
             return torch.from_numpy(stacked).to(device)
 
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
-
-    def _pooled(self, examples: Sequence[Example]) -> Tensor:
-        """Features (U, 3, C) of the proposals of several examples, one example's after the other's."""
-        bank, device = examples[0].bank, self.reg_stats.device
-        videos, place = np.unique([example.video for example in examples], return_inverse=True)
-        stretches = [np.arange(bank.lengths[v]) + bank.begins[v] for v in videos]
-        before = np.cumsum([0, *(len(stretch) for stretch in stretches)])
-        features = bank.gather(np.concatenate(stretches)).T
-        rows = np.concatenate([e.rows + before[k] for e, k in zip(examples, place, strict=True)])
-        return pool_parts(features, torch.from_numpy(rows).to(device))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`two_stage_losses` of G groups of P proposals."""
@@ -384,7 +380,7 @@ class Pgcn(Detector[ProposalScores]):
         table = neighbours(segments, options.graph, first_alike=True)
         graphs = grow_all(table, options.graph.children, np.random.RandomState(options.graph_seed))
         rows = torch.from_numpy(part_rows(rois, len(values.values), window)).to(device)
-        parts = pool_parts(self._as_tensor(video), rows)
+        parts = pool_parts(channels_first(values).to(device), rows)
         scores = [
             self.score(parts[:, 1], parts.flatten(1), some)
             for some in torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
@@ -401,10 +397,6 @@ class Pgcn(Detector[ProposalScores]):
     def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
         """Take over `reg_stats`."""
         self.reg_stats.copy_(statistics["reg_stats"])
-
-    def _as_tensor(self, video: Video) -> Tensor:
-        values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
-        return torch.from_numpy(values).to(self.reg_stats.device)
 
 
 def build(options: Options, widths: Sequence[int], classes: int) -> Pgcn:
