@@ -14,7 +14,8 @@ from torch import Tensor
 
 from avfusion.data.proposal_list import ListedVideo, read_proposal_list
 from avfusion.detectors.graphs import GraphOptions, grow_all, neighbours, relations
-from avfusion.detectors.pgcn import Options, Pgcn, PgcnTrainingSet, part_rows, pool_parts, pool_segments
+from avfusion.detectors.parts import part_rows, pool_parts
+from avfusion.detectors.pgcn import Options, Pgcn, PgcnTrainingSet, pool_segments
 from avfusion.detectors.sampling import (
     SamplingOptions,
     VideoPools,
@@ -22,6 +23,7 @@ from avfusion.detectors.sampling import (
     regression_statistics,
     video_pools,
 )
+from avfusion.engine.optimise import OptimiserOptions, parameter_groups
 
 KINDS = ["rgb", "rm"]
 WIDTHS = {"rgb": (1024,), "rm": (512, 128)}
@@ -106,6 +108,16 @@ def test_training_form_losses_and_gradients(golden: Path, kind: str) -> None:
     for key in (key for key in data if key.startswith("train/grad/")):
         name, _, part = key.removeprefix("train/grad/").partition("[")
         assert_near(gradients[name][:8, :16] if part else gradients[name], data[key])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_the_optimiser(golden: Path, kind: str) -> None:
+    model, options = published(kind), OptimiserOptions(weight_decay=0.25)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, options)
+    for ours, theirs in zip(groups, facts(golden, f"model_{kind}")["groups"], strict=True):
+        assert [names[id(parameter)] for parameter in ours["params"]] == theirs["params"]
+        assert (ours["rate"], ours["weight_decay"]) == (theirs["lr_mult"], 0.25 * theirs["decay_mult"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,8 @@ from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.detectors import build_detector
 from avfusion.detectors.base import Video
 from avfusion.detectors.losses import HeadScores
-from avfusion.detectors.pgcn import Options, Pgcn, part_rows, placed, pool_parts
+from avfusion.detectors.parts import part_rows, placed, pool_parts
+from avfusion.detectors.pgcn import Options, Pgcn
 from avfusion.engine.control import shuffle_labels
 from avfusion.engine.postprocess import detections_from_scores
 from avfusion.engine.predict import predict
@@ -209,6 +210,40 @@ def test_odd_proposals_get_scores(segments: list[list[float]]) -> None:
 
 def test_a_video_of_one_snippet() -> None:
     assert np.isfinite(small().predict(clip(1, 3)).completeness).all()
+
+
+@pytest.mark.parametrize("attention", [0, 1])
+def test_mixed_precision_changes_little(attention: int) -> None:
+    model = small((6, 3), attention=attention).train()
+    examples = model.training_set([clip(60, seed, (6, 3)) for seed in range(4)])
+    batch = [examples.draw(k, np.random.RandomState(k)) for k in range(4)]
+    exact = model.training_step(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model.training_step(batch)
+    mixed["total"].backward()
+    for name, loss in mixed.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.03), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("attention", [0, 1])
+def test_a_gpu_says_the_same(attention: int) -> None:
+    videos = [clip(60, seed, (6, 3)) for seed in range(4)]
+    found = []
+    for device in ("cpu", "cuda"):
+        model = small((6, 3), attention=attention).to(device)
+        examples = model.training_set(videos)
+        losses = model.training_step([examples.draw(k, np.random.RandomState(k)) for k in range(4)])
+        losses["total"].backward()
+        gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((losses["total"].item(), gradients, model.predict(videos[0])))
+    (loss, gradients, scores), (other_loss, other_gradients, other_scores) = found
+    assert other_loss == pytest.approx(loss, rel=1e-4)
+    torch.testing.assert_close(other_gradients, gradients, rtol=1e-3, atol=1e-5)
+    for name in ("activity", "completeness", "regression"):
+        np.testing.assert_allclose(getattr(other_scores, name), getattr(scores, name), rtol=1e-3, atol=1e-5)
 
 
 def test_planted_actions_are_found_and_shuffled_ones_are_not(tmp_path: Path) -> None:

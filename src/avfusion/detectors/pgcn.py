@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avfusion.data.features import VideoFeatures
 from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.packing import fits_on
+from avfusion.detectors.parts import channels_first, part_rows, placed, pool_parts
 from avfusion.detectors.sampling import (
-    TICKS_PER_SNIPPET,
     Sample,
     SamplingOptions,
     VideoPools,
@@ -40,7 +39,6 @@ from avfusion.detectors.sampling import (
     whole_ticks,
 )
 from avfusion.fusion.attention import attend, attended_width, attention_layers
-from avfusion.ops import roi_max_pool1d
 from avfusion.options import require
 
 TRAINING: dict[str, Any] = {
@@ -123,64 +121,9 @@ class Example(NamedTuple):
     sample: Sample
 
 
-# --- features of proposals
-
-
-def placed(features: VideoFeatures, ticks_from: str) -> tuple[VideoFeatures, int, int]:
-    """Features with the origin that P-GCN counts ticks from, ticks of the video, ticks of a snippet's window.
-
-    The published features (64 frames every 8) give ``8 (T - 1) + 64`` and 64.
-    """
-    axis = features.axis
-    window = round(axis.window / axis.stride * TICKS_PER_SNIPPET)
-    if ticks_from == "window":
-        axis = replace(axis, first=axis.first - (axis.window - axis.stride) / 2)
-    ticks = TICKS_PER_SNIPPET * (len(features.values) - 1) + window
-    return replace(features, axis=axis), ticks, window
-
-
-def part_rows(rois: Ints, snippets: int, window: int) -> Ints:
-    """First and last row of the features before, inside and after proposals.
-
-    The rows of [start, end] are those from ``start // 8`` to the first whose window reaches the end, but not
-    the video's last; the row ``start // 8`` alone if these are fewer than two. Source: ``I3D_Pooling``.
-
-    Args:
-        rois: (N, 4), start, end, extended start, extended end in ticks.
-        snippets: rows T of the features.
-        window: ticks that a snippet sees.
-
-    Returns:
-        (N, 3, 2), both ends inclusive.
-    """
-    start, end, low, high = rois.T
-    begins, ends = np.stack([low, start, end], axis=1), np.stack([start, end, high], axis=1)
-    first = np.clip(begins // TICKS_PER_SNIPPET, 0, snippets - 1)
-    last = np.minimum(-((window - ends) // TICKS_PER_SNIPPET), snippets - 2)
-    return np.stack([first, np.maximum(first, last)], axis=2)
-
-
-def channels_first(features: VideoFeatures) -> Tensor:
-    """Features as (C, T)."""
-    return torch.from_numpy(np.ascontiguousarray(features.values.T, dtype=np.float32))
-
-
-def pool_parts(features: Tensor, rows: Tensor) -> Tensor:
-    """Largest value of every channel in the rows of every part.
-
-    Args:
-        features: (C, T) of a video.
-        rows: int64 (U, 3, 2) of `part_rows`.
-
-    Returns:
-        (U, 3, C), before, inside, after.
-    """
-    bounds = rows.flatten(0, 1)
-    rois = torch.cat([torch.zeros_like(bounds[:, :1]), bounds], dim=1)
-    return roi_max_pool1d(features[None], rois, 1, 1.0).reshape(*rows.shape[:2], features.shape[0])
-
-
-# --- the network
+def to_float32(values: Tensor) -> Tensor:
+    """`values` in float32, or as they are if they are more precise."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class GraphConvolution(nn.Module):
@@ -230,11 +173,13 @@ class GraphNetwork(nn.Module):
         """Weights (G, C + 1, C) of the edges to the children: cosines that are not negative, divided by C.
 
         The published adjacency holds them in its first C + 1 rows, with 1 on the diagonal; the leaves'
-        rows are empty.
+        rows are empty. In mixed precision they stay float32: there is little to compute and much to lose.
         """
-        lengths = children.norm(dim=3, keepdim=True) * parents.norm(dim=2)[:, :, None, None]
-        cosines = (children @ parents[..., None]) / lengths.clamp(min=TINY)
-        return functional.relu(cosines.squeeze(3)) / self.fan_out
+        with torch.autocast(parents.device.type, enabled=False):
+            parents, children = (to_float32(values) for values in (parents, children))
+            lengths = children.norm(dim=3, keepdim=True) * parents.norm(dim=2)[:, :, None, None]
+            cosines = (children @ parents[..., None]) / lengths.clamp(min=TINY)
+            return functional.relu(cosines.squeeze(3)) / self.fan_out
 
 
 class PgcnTrainingSet(TrainingSet):
@@ -282,6 +227,7 @@ class Pgcn(Detector[ProposalScores]):
     """
 
     needs_proposals = True
+    mixed_precision = True
     options: Options
     reg_stats: Tensor
 
@@ -313,8 +259,10 @@ class Pgcn(Detector[ProposalScores]):
             parts: (U, 3 C), features before, inside and after them.
             graphs: int64 (G, nodes), the proposals that each graph is made of.
         """
-        if self.options.attention:
-            inside, parts = self._attended(inside, parts)
+        return self._judge(*self._attended(inside, parts), graphs)
+
+    def _judge(self, inside: Tensor, parts: Tensor, graphs: Tensor) -> HeadScores:
+        """`score` of features in which picture and sound are one."""
         seen = torch.cat([self.Act_GCN(inside, graphs), inside[graphs[:, 0]]], dim=1)
         whole = torch.cat([self.Comp_GCN(parts, graphs), parts[graphs[:, 0]]], dim=1)
         seen, whole = (functional.dropout(x, self.options.dropout, self.training) for x in (seen, whole))
@@ -323,6 +271,8 @@ class Pgcn(Detector[ProposalScores]):
 
     def _attended(self, inside: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Picture and sound of proposals as one: (U, C) and (U, 3 C) to (U, W) and (U, 3 W)."""
+        if not self.options.attention:
+            return inside, parts
 
         def joined(visual: Tensor, sound: Tensor) -> Tensor:
             seeing, hearing = (self.get_submodule(f"U_{sense}{visual.shape[1]}") for sense in "va")
@@ -354,9 +304,14 @@ class Pgcn(Detector[ProposalScores]):
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The three losses and their weighted sum."""
         device = self.reg_stats.device
-        before = np.cumsum([0, *(len(example.rows) for example in examples)])
+        counts = [len(example.rows) for example in examples]
+        before = np.cumsum([0, *counts])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
-        pooled = [pool_parts(e.features.to(device), torch.from_numpy(e.rows).to(device)) for e in examples]
+        rows = torch.from_numpy(np.concatenate([example.rows for example in examples])).to(device)
+        pooled = [
+            pool_parts(e.features.to(device), some)
+            for e, some in zip(examples, rows.split(counts), strict=True)
+        ]
         parts = torch.cat(pooled)
         scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
 
@@ -364,6 +319,7 @@ class Pgcn(Detector[ProposalScores]):
             stacked = np.stack([getattr(example.sample, name) for example in examples])
             return torch.from_numpy(stacked).to(device)
 
+        scores = HeadScores(*(to_float32(values) for values in scores))  # losses are not for bfloat16
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -381,10 +337,9 @@ class Pgcn(Detector[ProposalScores]):
         graphs = grow_all(table, options.graph.children, np.random.RandomState(options.graph_seed))
         rows = torch.from_numpy(part_rows(rois, len(values.values), window)).to(device)
         parts = pool_parts(channels_first(values).to(device), rows)
-        scores = [
-            self.score(parts[:, 1], parts.flatten(1), some)
-            for some in torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
-        ]
+        joined = self._attended(parts[:, 1], parts.flatten(1))
+        some = torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
+        scores = [self._judge(*joined, chosen) for chosen in some]
         activity, completeness, shifts = (torch.cat(columns) for columns in zip(*scores, strict=True))
         shifts = shifts * self.reg_stats[1] + self.reg_stats[0]
         arrays = [tensor.float().numpy(force=True) for tensor in (activity, completeness, shifts)]
