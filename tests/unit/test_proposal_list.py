@@ -185,8 +185,20 @@ def test_proposals_of_a_list_are_an_artefact(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "avfusion"):
         found = proposals_from_list(write(tmp_path, odd), {"clip_c": 5.0, "clip_b": 60.0, "clip_a": 90.0})
     assert "1 of 3 proposals are empty, reversed or outside" in caplog.text
-    assert "has no proposals for 1 of 3 videos (clip_c)" in caplog.text
+    assert "the proposal lists have nothing for 1 of 3 videos (clip_c)" in caplog.text
     write_proposals(tmp_path / "proposals.h5", found, "list.txt")
     again = read_proposals(tmp_path / "proposals.h5")
     np.testing.assert_allclose(again["clip_a"], [[65.3, 90.0]])
     np.testing.assert_allclose(again["clip_b"], [[2.0, 4.0]])
+
+
+def test_lists_of_training_and_test_videos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = tmp_path / "train.txt", tmp_path / "test.txt"
+    first.write_text("\n".join(LINES[:9]))
+    second.write_text("\n".join(LINES[9:]))
+    durations = {"clip_a": 90.0, "clip_b": None}
+    with caplog.at_level(logging.WARNING, "avfusion"):
+        assert list(proposals_from_list([first, second], durations)) == ["clip_a", "clip_b"]
+    assert not caplog.text
+    with pytest.raises(InputError, match="clip_a: stands in another of the lists as well"):
+        proposals_from_list([first, first], durations)
