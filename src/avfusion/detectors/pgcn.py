@@ -26,7 +26,7 @@ from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
-from avfusion.detectors.packing import FeatureBank
+from avfusion.detectors.packing import FeatureBank, on_device
 from avfusion.detectors.sampling import (
     TICKS_PER_SNIPPET,
     Sample,
@@ -351,11 +351,11 @@ class Pgcn(Detector[ProposalScores]):
         before = np.cumsum([0, *(len(example.rows) for example in examples)])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
         parts = self._pooled(examples)
-        scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
+        scores = self.score(parts[:, 1], parts.flatten(1), on_device(graphs, device))
 
         def column(name: str) -> Tensor:
             stacked = np.stack([getattr(example.sample, name) for example in examples])
-            return torch.from_numpy(stacked).to(device)
+            return on_device(stacked, device)
 
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
 
@@ -367,7 +367,7 @@ class Pgcn(Detector[ProposalScores]):
         before = np.cumsum([0, *(len(stretch) for stretch in stretches)])
         features = bank.gather(np.concatenate(stretches)).T
         rows = np.concatenate([e.rows + before[k] for e, k in zip(examples, place, strict=True)])
-        return pool_parts(features, torch.from_numpy(rows).to(device))
+        return pool_parts(features, on_device(rows, device))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`two_stage_losses` of G groups of P proposals."""
