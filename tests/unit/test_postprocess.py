@@ -101,3 +101,32 @@ def test_bad_input_is_named(scores: ProposalScores, durations: Any, config: Any,
 def test_scores_of_another_number_of_classes() -> None:
     with pytest.raises(InputError, match="scores: v: 2 classes are scored, but 3 are named"):
         detections_from_scores({"v": scored([[0, 1]])}, ["a", "b", "c"], {"v": 5.0})
+
+
+def test_lengths_of_proposals() -> None:
+    scores = scored([[0, 1], [2, 5], [6, 16]])
+    plain = {"regression": False, "nms_tiou": 1.0}
+    for limits, starts in (
+        ({}, [0, 2, 6]),
+        ({"min_length": 1.0}, [0, 2, 6]),
+        ({"min_length": 2.0}, [2, 6]),
+        ({"max_length": 3.0}, [0, 2]),
+        ({"min_length": 2.0, "max_length": 5.0}, [2]),
+    ):
+        found = detections_from_scores({"v": scores}, LABELS, {}, {**plain, **limits})
+        assert sorted(set(found.start)) == starts
+    # They count after the top k, as published: too short a proposal takes its place and is then dropped.
+    found = detections_from_scores({"v": scores}, LABELS, {}, {**plain, "min_length": 2.0, "top_k": 2})
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_length": -1.0}, "min_length: must not be negative, not -1.0"),
+        ({"min_length": 2.0, "max_length": 2.0}, r"max_length: must be above min_length \(2.0\), not 2.0"),
+    ],
+)
+def test_impossible_lengths(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        detections_from_scores({}, LABELS, {}, options)

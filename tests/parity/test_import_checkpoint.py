@@ -1,0 +1,86 @@
+"""Files like the released ones, by the stored layouts and the recipe: imported, they give golden scores."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden_recipe import recipe_input, recipe_weights
+
+from avfusion.backbones.weights import BackboneConfig, build_backbone
+from avfusion.detectors.muses import Muses
+from avfusion.engine.checkpoint import read_checkpoint
+from avfusion.engine.import_checkpoint import import_checkpoint
+from avfusion.engine.predict import load_detector
+
+REG_STATS = np.array([[0.1, -0.2], [0.3, 0.4]])
+
+
+def released(golden: Path, name: str, path: Path) -> Path:
+    """A file with the names, shapes and wrapper of a released one."""
+    layout = json.loads((golden / "layouts" / f"{name}.json").read_text())
+    state: OrderedDict[str, torch.Tensor] = OrderedDict()
+    shapes = ((entry["name"].removeprefix("module."), entry["shape"]) for entry in layout["entries"])
+    for entry, value in zip(layout["entries"], recipe_weights(shapes).values(), strict=True):
+        state[entry["name"]] = torch.from_numpy(np.asarray(value))
+    content: Any = state
+    if "reg_stats" in layout["wrapper"]:
+        content = {"epoch": 9, "state_dict": state, "best_loss": np.float64(1.0), "reg_stats": REG_STATS}
+    elif "epoch" in layout["wrapper"]:
+        content = {"epoch": 9, "state_dict": state}
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "kind"), [("muses", "rgb"), ("muses_rm", "rm")])
+def test_muses(golden: Path, tmp_path: Path, name: str, kind: str) -> None:
+    source = released(golden, name, tmp_path / "m.pth.tar")
+    found = import_checkpoint(source, tmp_path / "m.pt")
+    assert found.kind == "muses" and len(found.labels) == 20
+    assert list(found.widths) == ([1024, 128] if kind == "rm" else [1024])
+    detector = load_detector(read_checkpoint(tmp_path / "m.pt")).eval()
+    assert isinstance(detector, Muses)
+    np.testing.assert_array_equal(detector.reg_stats, REG_STATS)
+    with np.load(golden / "muses" / f"model_{kind}.npz", allow_pickle=False) as data:
+        rois = torch.from_numpy(data["test/rois"].astype(np.int64))
+        features = recipe_input(f"in:muses/{kind}/features/test", (1, sum(found.widths), 96))
+        with torch.no_grad():
+            scores = detector.score(
+                torch.from_numpy(features), torch.cat([torch.zeros_like(rois[:, :1]), rois], dim=1)
+            )
+        for ours, theirs in zip(scores, ("act", "comp", "reg"), strict=True):
+            wanted = torch.from_numpy(data[f"test/{theirs}"])
+            tolerance = 1e-5 * float(wanted.abs().max())
+            torch.testing.assert_close(ours.flatten(1), wanted, rtol=1e-5, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "layout"),
+    [
+        ("pytorch_i3d_rgb", 3, "pytorch-i3d"),
+        ("pytorch_i3d_flow", 2, "pytorch-i3d"),
+        ("video_features_i3d_rgb", 3, "video_features"),
+        ("video_features_i3d_flow", 2, "video_features"),
+    ],
+)
+def test_i3d(golden: Path, tmp_path: Path, name: str, channels: int, layout: str) -> None:
+    source = released(golden, name, tmp_path / "i3d.pt")
+    found = import_checkpoint(source, tmp_path / "out.pt")
+    assert found.kind == "i3d"
+    assert found.options == {"layout": layout, "width": 1.0, "in_channels": channels}
+    config = BackboneConfig("i3d", in_channels=channels)
+    ours, theirs = (
+        dict(build_backbone(config, path)[0].state_dict()) for path in (tmp_path / "out.pt", source)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_vggish(golden: Path, tmp_path: Path) -> None:
+    source = released(golden, "torchvggish", tmp_path / "vggish.pth")
+    found = import_checkpoint(source, tmp_path / "out.pt")
+    assert found.kind == "vggish" and found.options == {"width": 1.0}
+    build_backbone(BackboneConfig("vggish"), tmp_path / "out.pt")
