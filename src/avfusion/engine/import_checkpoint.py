@@ -21,6 +21,7 @@ from torch import Tensor
 from avfusion.backbones.i3d import pytorch_i3d_name
 from avfusion.backbones.weights import UNUSED, BackboneConfig, Layout, fit_state, save_state
 from avfusion.detectors import build_detector
+from avfusion.detectors.gtad import INPUT_GROUPS
 from avfusion.engine.checkpoint import Checkpoint, write_checkpoint
 from avfusion.engine.released import Released, read_released
 from avfusion.errors import InputError, known_names
@@ -29,6 +30,7 @@ from avfusion.options import write_options
 
 AUDIO_WIDTH = 128  # of VGGish; sound is zero-padded to the picture, so that shapes do not tell it
 FIRST_CHANNELS = 64  # of the first layer of I3D and VGGish at their published width
+PUBLISHED_SLOTS = {32: (16, 16), 36: (32, 4), 16: (16, 0)}  # of G-TAD, tal-hmo, G-TAD of style 0
 UNKNOWN_SEED = -1
 State = Mapping[str, Tensor]
 logger = logging.getLogger("avfusion")
@@ -174,6 +176,40 @@ def _muses(shapes: _Shapes) -> _Told:
     return _Told(options, (channels, AUDIO_WIDTH) if attention else (channels,), outputs - 1)
 
 
+def _pgcn(shapes: _Shapes) -> _Told:
+    channels, hidden = shapes.of("Act_GCN.gc1.weight", 2)
+    outputs = shapes.of("activity_fc.weight", 2)[0]
+    attention = int(f"U_v{channels}.0.weight" in shapes)
+    widths = (channels, AUDIO_WIDTH) if attention else (channels,)
+    return _Told({"hidden": hidden, "attention": attention}, widths, outputs - 1)
+
+
+def _gtad(shapes: _Shapes) -> _Told:
+    """The network knows no classes. Its slots could be divided in several ways: the published one is taken.
+
+    Windows and the longest candidate leave no trace in the shapes.
+    """
+    first, per_group = shapes.of("backbone1.0.weight", 3)[:2]
+    deep, aligned = shapes.of("localization.0.weight", 4)[:2]
+    grouped, group_width = shapes.of("backbone1.2.tconvs.2.weight", 3)[:2]
+    slots = aligned // first
+    inner, context = PUBLISHED_SLOTS.get(slots, (slots - slots // 2, slots // 2))
+    attention = int("U_v.0.weight" in shapes)
+    options = {
+        "style": 1 if context else 0,
+        "inner_slots": inner,
+        "hidden_1d": first,
+        "hidden_2d": shapes.of("localization.2.weight", 4)[0],
+        "hidden_3d": deep,
+        "groups": grouped // group_width,
+        "attention": attention,
+    }
+    if context:
+        options["context_slots"] = context
+    channels = per_group * INPUT_GROUPS
+    return _Told(options, (channels, AUDIO_WIDTH) if attention else (channels,), None)
+
+
 def _i3d(released: Released, out: str | Path) -> Imported:
     state = {pytorch_i3d_name(name): value for name, value in released.state.items()}
     renamed = any(name not in released.state for name in state)
@@ -192,7 +228,11 @@ def _vggish(released: Released, out: str | Path) -> Imported:
     return Imported("vggish", options={"width": config.width})
 
 
-DETECTORS = {"muses": _Kind("roi_head.activity_fc.weight", _muses, regresses=True)}
+DETECTORS = {
+    "muses": _Kind("roi_head.activity_fc.weight", _muses, regresses=True),
+    "pgcn": _Kind("Act_GCN.gc1.weight", _pgcn, regresses=True),
+    "gtad": _Kind("backbone1.0.weight", _gtad, regresses=False),
+}
 BACKBONES: dict[str, Callable[[Released, str | Path], Imported]] = {"i3d": _i3d, "vggish": _vggish}
 
 
