@@ -9,7 +9,7 @@ which of their two dimensions is time: both are told, and never guessed.
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.annotations import read_annotations
 from avfusion.data.features import FeatureWriter, TimeAxis, VideoFeatures
 from avfusion.data.hdf5 import reading
+from avfusion.data.manifest import ManifestRow, read_manifest
 from avfusion.data.tables import read_text
 from avfusion.data.torch_file import load_torch
 from avfusion.errors import InputError
@@ -155,6 +157,22 @@ def import_features(
         logger.warning("%s: %s (%s): check stride, unit and fps", source, told, doubtful[0])
     logger.info("%s: %d videos, %d have none", source, len(videos) - len(absent), len(absent))
     return absent
+
+
+def read_timings(path: str | Path) -> dict[str, Timing]:
+    """What a manifest (``.tsv``) or annotations tell of all their videos.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if Path(path).suffix == ".tsv":
+        return timings(read_manifest(path))
+    return {name: Timing(video.duration) for name, video in read_annotations(path).videos.items()}
+
+
+def timings(rows: Iterable[ManifestRow]) -> dict[str, Timing]:
+    """What rows of a manifest tell, also of videos that cannot be used themselves."""
+    return {row.id: Timing(row.duration or None, row.fps or None) for row in rows}
 
 
 def available(source: str | Path, pattern: str = VIDEO) -> list[str]:
