@@ -21,7 +21,7 @@ SOURCES := pyproject.toml constraints.txt $(wildcard setup.py) \
 LOCK = $(if $(shell command -v flock),flock $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install install-dev test test-all lint format bench constraints clean check-python
+.PHONY: help demo demo-full install install-dev test test-all lint format bench constraints clean check-python
 
 help: ## List what make can do
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r word what; do \
@@ -33,6 +33,13 @@ demo: install ## Run the whole pipeline on rendered videos and print the result 
 	@python -m avfusion.report.table results/demo/mAP.tsv
 	@echo
 	@echo "Table: results/demo/mAP.tsv   Pictures: results/demo/report.html (open it in a browser)"
+
+demo-full: install ## The same with every detector, every fusion and three seeds (a longer run)
+	@$(call LOCK,Snakefile) snakemake --cores $(CORES) results/demo/mAP-full.tsv results/demo/report-full.html
+	@echo
+	@python -m avfusion.report.table results/demo/mAP-full.tsv
+	@echo
+	@echo "Table: results/demo/mAP-full.tsv   Pictures: results/demo/report-full.html (open it in a browser)"
 
 test: lint ## Check style and types, and run the tests that take minutes
 	pytest -m "not slow and not gpu"

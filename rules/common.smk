@@ -11,8 +11,11 @@ sys.path[:0] = [str(SOURCES), str(Path(workflow.basedir) / "workflow")]
 search = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
 os.environ.update(PYTHONPATH=search, AVFUSION_PARENT=str(os.getpid()))
 
-from avfusion.config import describe, describe_stream, load_workflow, members
+from avfusion.config import describe, describe_stream, load_workflow
+from avfusion.config import runs as table_runs
+from avfusion.data.streams import SOUND, is_sound
 from avfusion.errors import InputError
+from avfusion.experiments import is_trained, needed, proposal_source, proposes
 from avfusion.fingerprint import fingerprint
 from stale_locks import join_the_living
 
@@ -39,15 +42,37 @@ RENDERED = [
     for name, dataset in CONFIG.datasets.items()
     if dataset["media"]["source"] == "render"
 ]
-DETECTORS = [
-    name for name, experiment in CONFIG.experiments.items() if "detector" in experiment
-]
-FUSED = [name for name in CONFIG.experiments if name not in DETECTORS]
+# An experiment trains a detector or fuses others, and makes proposals or scores given ones.
+TRAINED = [name for name, options in CONFIG.experiments.items() if is_trained(options)]
+PROPOSING = [name for name in CONFIG.experiments if proposes(CONFIG.experiments, name)]
+
+
+def experiments_that(proposing, trained=None):
+    """Pattern of the experiments that make proposals or score them, and train a detector or fuse others."""
+    return one_of(
+        [
+            name
+            for name in CONFIG.experiments
+            if (name in PROPOSING) == proposing and trained in (name in TRAINED, None)
+        ]
+    )
+
+
+def fused_by(scheme):
+    """Pattern of the experiments that fuse scores by a scheme of decision fusion."""
+    return one_of(
+        [
+            name
+            for name, options in CONFIG.experiments.items()
+            if options.get("fuse") == scheme and name not in PROPOSING
+        ]
+    )
 
 
 wildcard_constraints:
     dataset=one_of(CONFIG.datasets),
-    stream="rgb|flow|audio",
+    stream="rgb|flow|audio(_[a-z0-9]+)?",
+    table="(-full)?",
     shard="[0-9]+of[0-9]+",
     experiment=one_of(CONFIG.experiments),
     seed="[0-9]+",
@@ -94,11 +119,9 @@ def per_shard(pattern):
     )
 
 
-def runs(dataset):
-    """Experiment and seed of every row of a dataset's table."""
-    for name in CONFIG.datasets[dataset]["experiments"]:
-        for seed in CONFIG.experiments[name]["seeds"]:
-            yield name, seed
+def runs(wildcards):
+    """Experiment and seed of every row of a table."""
+    return table_runs(CONFIG, wildcards.dataset, wildcards.get("table") == "-full")
 
 
 def for_default(*patterns):
@@ -127,9 +150,8 @@ def checkpoints(dataset):
     pattern = "results/{dataset}/models/{run[0]}/seed{run[1]}/checkpoint.pt"
     trained = {
         (member, seed)
-        for name, seed in runs(dataset)
-        for member in members(CONFIG.experiments, name)
-        if member in DETECTORS
+        for name, seed in table_runs(CONFIG, dataset)
+        for member in needed(CONFIG.experiments, CONFIG.datasets[dataset], name)
     }
     return expand(pattern, dataset=dataset, run=sorted(trained))
 
@@ -150,8 +172,10 @@ def gpus(wildcards):
 def weights(wildcards):
     """Weights of a stream's backbone: a file, "random:SEED", or None."""
     value = option("streams", "{stream}", "weights")(wildcards)
+    # All streams of sound hear with one backbone.
+    kind = SOUND if is_sound(wildcards.stream) else wildcards.stream
     return (
-        f"results/{wildcards.dataset}/backbones/{wildcards.stream}.pt"
+        f"results/{wildcards.dataset}/backbones/{kind}.pt"
         if value == "trained"
         else value
     )
@@ -178,7 +202,31 @@ def experiment(wildcards):
 
 def model(wildcards):
     """Options of the experiment's detector on this dataset."""
-    return option("detectors", experiment(wildcards)["detector"])(wildcards)
+    options = option("detectors", experiment(wildcards)["detector"])(wildcards)
+    options = {key: value for key, value in options.items() if key != "training"}
+    attends = experiment(wildcards)["fusion"] == "rm_attention"
+    return options | {"attention": 1} if attends else options
+
+
+def training(wildcards):
+    """How the experiment's detector is trained on this dataset."""
+    return option("detectors", experiment(wildcards)["detector"], "training")(wildcards)
+
+
+def board(wildcards):
+    """Folder of the training's TensorBoard logs; None if they are not wanted."""
+    place = f"{wildcards.dataset}/{wildcards.experiment}/seed{wildcards.seed}"
+    return f"logs/tensorboard/{place}" if CONFIG.options["tensorboard"] else None
+
+
+def proposals(wildcards):
+    """The proposals that the experiment scores; nothing if it makes its own."""
+    dataset = CONFIG.datasets[wildcards.dataset]
+    source = proposal_source(CONFIG.experiments, dataset, wildcards.experiment)
+    if source is None:
+        return []
+    run = f"{source}/seed{wildcards.seed}" if source in CONFIG.experiments else source
+    return f"results/{wildcards.dataset}/proposals/{run}.h5"
 
 
 def features_of(wildcards):
@@ -195,48 +243,70 @@ def features_of(wildcards):
     }
 
 
-def member_scores(wildcards):
-    """Scores of the experiments that one is fused of."""
-    pattern = "results/{dataset}/scores/{member}/seed{seed}.h5"
-    return expand(
-        pattern,
-        dataset=wildcards.dataset,
-        seed=wildcards.seed,
-        member=experiment(wildcards)["of"],
-    )
+def of_members(kind):
+    """Function of the wildcards: what the experiments that one is fused of have made, "scores" or "proposals"."""
+
+    def paths(wildcards):
+        return expand(
+            "results/{dataset}/{kind}/{member}/seed{seed}.h5",
+            dataset=wildcards.dataset,
+            kind=kind,
+            seed=wildcards.seed,
+            member=experiment(wildcards)["of"],
+        )
+
+    return paths
 
 
 def evaluations_of(wildcards):
-    """Evaluations of all experiments and seeds of a dataset."""
+    """Evaluations of all experiments and seeds of a table."""
     pattern = "results/{dataset}/evaluation/{run[0]}/seed{run[1]}.json"
-    return expand(pattern, dataset=wildcards.dataset, run=runs(wildcards.dataset))
+    return expand(pattern, dataset=wildcards.dataset, run=runs(wildcards))
+
+
+def recalled(wildcards):
+    """Proposals whose recall the report shows: by the name of their source, the place in its folder."""
+    first = {}
+    for name, seed in runs(wildcards):
+        if name in PROPOSING:
+            first.setdefault(name, f"{name}/seed{seed}")
+    if first and option("proposals", "windows")(wildcards):
+        first["windows"] = "windows"
+    return first
+
+
+def recalls_of(wildcards):
+    """Recall of the proposals that experiments of a table make (first seed), and of the windows."""
+    pattern = "results/{dataset}/recall/{source}.json"
+    sources = recalled(wildcards).values()
+    return expand(pattern, dataset=wildcards.dataset, source=sources)
 
 
 def table_rows(wildcards):
     """What the table says of every experiment beside its figures."""
     dataset = CONFIG.datasets[wildcards.dataset]
+    paths = evaluations_of(wildcards)
     return [
         {
             "experiment": name,
             **describe(CONFIG.experiments, dataset, name),
-            "evaluations": [
-                path
-                for path in evaluations_of(wildcards)
-                if f"/evaluation/{name}/" in path
-            ],
+            "evaluations": {
+                seed: path
+                for (run, seed), path in zip(runs(wildcards), paths, strict=True)
+                if run == name
+            },
         }
-        for name, options in dataset["experiments"].items()
+        for name in dict.fromkeys(name for name, _ in runs(wildcards))
     ]
 
 
 def first_detections_of(wildcards):
     """Detections of the first seed of every experiment, for the pictures."""
     pattern = "results/{dataset}/detections/{run[0]}/seed{run[1]}.json"
-    first = [
-        (name, CONFIG.experiments[name]["seeds"][0])
-        for name in CONFIG.datasets[wildcards.dataset]["experiments"]
-    ]
-    return expand(pattern, dataset=wildcards.dataset, run=first)
+    first = {}
+    for name, seed in runs(wildcards):
+        first.setdefault(name, seed)
+    return expand(pattern, dataset=wildcards.dataset, run=first.items())
 
 
 def title(wildcards):
@@ -251,6 +321,16 @@ def report_note(wildcards):
     return "Synthetic videos that the workflow rendered: these figures say nothing about real video."
 
 
+def proposal_facts(dataset):
+    """Where proposals come from, in a few words."""
+    windows, source = dataset["proposals"]["windows"], dataset["proposals"]["source"]
+    return (
+        f"windows of {windows['lengths']} s"
+        if source == "windows" and windows
+        else source
+    )
+
+
 def facts(wildcards):
     """How the figures came about, for the end of the report."""
     dataset = CONFIG.datasets[wildcards.dataset]
@@ -259,7 +339,7 @@ def facts(wildcards):
             f"{name}: {describe_stream(options)}"
             for name, options in dataset["streams"].items()
         ),
-        "proposals": f"windows of {dataset['proposals']['windows']['lengths']} s",
+        "proposals": proposal_facts(dataset),
         "videos without sound": dataset["missing_audio"],
-        "seeds": sorted({seed for _, seed in runs(wildcards.dataset)}),
+        "seeds": sorted({seed for _, seed in runs(wildcards)}),
     }

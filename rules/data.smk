@@ -1,6 +1,44 @@
 # Annotations, media and the manifest: what there is to learn from, and which of it can be used.
 
 
+def whose_media_are(*sources):
+    """Pattern of the datasets whose videos come from one of `sources`."""
+    datasets = CONFIG.datasets.items()
+    return one_of(
+        [name for name, value in datasets if value["media"]["source"] in sources]
+    )
+
+
+def dataset_file(wildcards):
+    """The file that describes a dataset."""
+    return str(Path(CONFIG.options["datasets"]) / f"{wildcards.dataset}.yaml")
+
+
+def annotation_files(wildcards):
+    """Annotations of a dataset that are files here."""
+    spec = option("annotations")(wildcards)
+    paths = spec["path"] if isinstance(spec, dict) else spec
+    return [
+        path
+        for each in ([paths] if isinstance(paths, str) else paths)
+        for path in if_there(each)
+    ]
+
+
+def media_options(*names):
+    """Function of the wildcards that gives those options of the media on which the videos depend.
+
+    The others (a password, the number of attempts) are read by the job itself: they are no reason to run again,
+    and a password has no place in the records that Snakemake keeps.
+    """
+
+    def look_up(wildcards):
+        media = CONFIG.datasets[wildcards.dataset]["media"]
+        return {name: media[name] for name in names}
+
+    return look_up
+
+
 rule render_annotations:
     output:
         "results/{dataset}/annotations.json",
@@ -27,7 +65,7 @@ rule render_annotations:
 
 rule convert_annotations:
     input:
-        lambda wildcards: if_there(option("annotations")(wildcards)),
+        annotation_files,
     output:
         "results/{dataset}/annotations.json",
     log:
@@ -44,8 +82,10 @@ rule convert_annotations:
         mem_mb=1000,
         runtime=10,
     params:
-        path=option("annotations"),
+        spec=option("annotations"),
+        folder="resources/{dataset}/annotations",
         subsets=option("subsets"),
+        config=dataset_file,
         code=code("convert_annotations.py"),
     script:
         "../workflow/scripts/convert_annotations.py"
@@ -88,7 +128,7 @@ rule list_videos:
     benchmark:
         "benchmarks/jobs/{dataset}/list_videos/{shard}.tsv"
     wildcard_constraints:
-        dataset=one_of(set(CONFIG.datasets) - set(RENDERED)),
+        dataset=whose_media_are("folder"),
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -103,6 +143,85 @@ rule list_videos:
         "../workflow/scripts/list_videos.py"
 
 
+rule fetch_from_archives:
+    input:
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "resources/{dataset}/media/{shard}.tsv",
+    log:
+        "logs/{dataset}/fetch_from_archives/{shard}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/fetch_from_archives/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("archives"),
+    conda:
+        "../envs/fetch.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=1440,
+        downloads=1,
+    params:
+        media=media_options("archives"),
+        config=dataset_file,
+        subsets=option("subsets"),
+        code=code("fetch_from_archives.py"),
+    script:
+        "../workflow/scripts/fetch_from_archives.py"
+
+
+rule fetch_from_youtube:
+    input:
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "resources/{dataset}/media/{shard}.tsv",
+    log:
+        "logs/{dataset}/fetch_from_youtube/{shard}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/fetch_from_youtube/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("youtube"),
+    conda:
+        "../envs/fetch.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=2880,
+        downloads=1,
+    params:
+        media=media_options("url", "format", "path"),
+        config=dataset_file,
+        subsets=option("subsets"),
+        code=code("fetch_from_youtube.py"),
+    script:
+        "../workflow/scripts/fetch_from_youtube.py"
+
+
+rule list_annotated:
+    input:
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/manifest/{shard}.tsv",
+    log:
+        "logs/{dataset}/list_annotated/{shard}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/list_annotated/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("none"),
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        subsets=option("subsets"),
+        code=code("list_annotated.py"),
+    script:
+        "../workflow/scripts/list_annotated.py"
+
+
 rule inspect_videos:
     input:
         "resources/{dataset}/media/{shard}.tsv",
@@ -112,6 +231,8 @@ rule inspect_videos:
         "logs/{dataset}/inspect_videos/{shard}.log",
     benchmark:
         "benchmarks/jobs/{dataset}/inspect_videos/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("render", "folder", "archives", "youtube"),
     conda:
         "../envs/media.yaml"
     threads: 1

@@ -6,15 +6,15 @@ rule table:
         evaluations=evaluations_of,
     output:
         report(
-            "results/{dataset}/mAP.tsv",
+            "results/{dataset}/mAP{table}.tsv",
             caption="../workflow/report/table.rst",
             category="{dataset}",
-            labels={"what": "mAP of every experiment"},
+            labels={"what": "mAP of every experiment{table}"},
         ),
     log:
-        "logs/{dataset}/table.log",
+        "logs/{dataset}/table{table}.log",
     benchmark:
-        "benchmarks/jobs/{dataset}/table.tsv"
+        "benchmarks/jobs/{dataset}/table{table}.tsv"
     localrule: True
     conda:
         "../envs/data.yaml"
@@ -33,18 +33,19 @@ rule report:
     input:
         evaluations=evaluations_of,
         detections=first_detections_of,
+        recalls=recalls_of,
         annotations="results/{dataset}/annotations.json",
     output:
         page=report(
-            "results/{dataset}/report.html",
+            "results/{dataset}/report{table}.html",
             caption="../workflow/report/page.rst",
             category="{dataset}",
-            labels={"what": "report"},
+            labels={"what": "report{table}"},
         ),
     log:
-        "logs/{dataset}/report.log",
+        "logs/{dataset}/report{table}.log",
     benchmark:
-        "benchmarks/jobs/{dataset}/report.tsv"
+        "benchmarks/jobs/{dataset}/report{table}.tsv"
     localrule: True
     conda:
         "../envs/report.yaml"
@@ -58,6 +59,7 @@ rule report:
         title=title,
         note=report_note,
         facts=facts,
+        recalled=recalled,
         code=code("report.py"),
     script:
         "../workflow/scripts/report.py"

@@ -1,11 +1,10 @@
-# Detectors: trained on the training subset, then asked about the proposals of the test subset.
+# Detectors: trained on the training subset; those that score proposals are then asked about the test subset's.
 
 
 rule train:
     input:
         unpack(features_of),
-        proposals="results/{dataset}/proposals/windows.h5",
-        manifest="results/{dataset}/manifest.tsv",
+        proposals=proposals,
         annotations="results/{dataset}/annotations.json",
     output:
         checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
@@ -15,7 +14,7 @@ rule train:
     benchmark:
         "benchmarks/jobs/{dataset}/train/{experiment}/seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(DETECTORS),
+        experiment=one_of(TRAINED),
     conda:
         "../envs/torch.yaml"
     threads: option("threads", "training")
@@ -26,7 +25,11 @@ rule train:
     params:
         experiment=experiment,
         model=model,
-        training=option("training"),
+        training=training,
+        # no output: what is not finished must survive the failure of the job, and goes when it ends well
+        resume="results/{dataset}/models/{experiment}/seed{seed}/unfinished.pt",
+        board=board,
+        best=option("proposals", "best"),
         missing_audio=option("missing_audio"),
         subset=option("subsets", "train"),
         device=option("device"),
@@ -40,8 +43,7 @@ rule predict:
     input:
         unpack(features_of),
         checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
-        proposals="results/{dataset}/proposals/windows.h5",
-        manifest="results/{dataset}/manifest.tsv",
+        proposals=proposals,
         annotations="results/{dataset}/annotations.json",
     output:
         "results/{dataset}/scores/{experiment}/seed{seed}.h5",
@@ -50,7 +52,7 @@ rule predict:
     benchmark:
         "benchmarks/jobs/{dataset}/predict/{experiment}/seed{seed}.tsv"
     wildcard_constraints:
-        experiment=one_of(DETECTORS),
+        experiment=experiments_that(trained=True, proposing=False),
     conda:
         "../envs/torch.yaml"
     threads: option("threads", "training")
@@ -59,6 +61,7 @@ rule predict:
         runtime=120,
     params:
         experiment=experiment,
+        best=option("proposals", "best"),
         missing_audio=option("missing_audio"),
         subset=option("subsets", "test"),
         device=option("device"),

@@ -58,10 +58,10 @@ def write_files(folder: Path, **experiments: list[list[tuple[str, str, float, fl
     for key, seeds in experiments.items():
         streams = key.split("_")
         name = "muses-" + "+".join(streams)
-        evaluations = []
+        evaluations = {}
         for seed, found in enumerate(seeds):
-            evaluations.append(folder / "evaluation" / name / f"seed{seed}.json")
-            write_json(evaluations[-1], evaluate(detections(found), truth.subset("test"), TIOU).to_json())
+            evaluations[seed] = folder / "evaluation" / name / f"seed{seed}.json"
+            write_json(evaluations[seed], evaluate(detections(found), truth.subset("test"), TIOU).to_json())
         paths[name] = folder / "detections" / f"{name}.json"
         write_detections(paths[name], detections(seeds[0]))
         rows.append(ResultRow(name, "muses", streams, "concat" if len(streams) > 1 else "", evaluations))

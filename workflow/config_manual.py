@@ -38,7 +38,7 @@ def _rows(schema: dict[str, Any], place: str = "", condition: str = "") -> Itera
         yield f"| `{place}{name}` | {default if default != '`{}`' else ''} | {text} |"
         yield from _rows(key, f"{place}{name}.")
     other = schema.get("additionalProperties")
-    if isinstance(other, dict):
+    if isinstance(other, dict) and other not in schema.get("properties", {}).values():
         yield from _rows(other, f"{place}NAME.")
     for rule in schema.get("allOf", ()):
         for branch in (rule["then"], rule.get("else", {})):

@@ -4,13 +4,21 @@
 exist in another file, and choices that exclude one another.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avfusion.data.streams import is_sound
 from avfusion.errors import InputError, known_names
+from avfusion.experiments import (
+    LIST,
+    WINDOWS,
+    check_experiments,
+    check_runs,
+    proposal_source,
+    trained_members,
+)
 from avfusion.schema import complete, read_yaml
 
 Options = dict[str, Any]
@@ -44,6 +52,8 @@ class WorkflowConfig:
             file = Path(self.options["datasets"]) / f"{dataset}.yaml"
             problem = f"there is no dataset '{dataset}', as {file} does not exist"
             raise InputError(path, problem + known_names(dataset, self.datasets))
+        if place.startswith(("mAP-full", "report-full")) and not self.datasets[dataset]["full"]:
+            raise InputError(path, f"'{dataset}' has no longer table; give its file the key 'full'")
         if len(parts) < 4:
             return
         name = parts[3].removesuffix(".pt")
@@ -75,7 +85,7 @@ def load_workflow(
     experiments = complete(
         read_yaml(experiments_file), read_yaml(schemas / "experiments.schema.yaml"), experiments_file
     )
-    _check_experiments(experiments, experiments_file)
+    check_experiments(experiments, experiments_file)
     schema = read_yaml(schemas / "dataset.schema.yaml")
     datasets = {}
     for path in sorted(folder.glob("*.yaml")):
@@ -91,78 +101,56 @@ def load_workflow(
     return WorkflowConfig(checked, datasets, experiments)
 
 
-def _check_experiments(experiments: Mapping[str, Options], path: Path) -> None:
-    for name, options in experiments.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9+_.-]*", name):
-            raise InputError(
-                path, "a name consists of letters, digits, and . _ + - (files are named after it)", name
-            )
-        if "detector" in options:
-            if len(options["streams"]) > 1 and options["fusion"] is None:
-                raise InputError(path, "several streams need a fusion, such as 'fusion: concat'", name)
-            if len(options["streams"]) == 1 and options["fusion"] is not None:
-                raise InputError(path, "there is nothing to fuse in one stream", f"{name}.fusion")
-            continue
-        for index, member in enumerate(options["of"]):
-            field = f"{name}.of[{index}]"
-            if member not in experiments:
-                raise InputError(
-                    path, f"there is no experiment '{member}'{known_names(member, experiments)}", field
-                )
-            if missing := set(options["seeds"]) - set(experiments[member]["seeds"]):
-                raise InputError(path, f"'{member}' does not run with seed {min(missing)}", field)
-        if len(options["weights"] or options["of"]) != len(options["of"]):
-            problem = f"{len(options['weights'])} weights for {len(options['of'])} experiments"
-            raise InputError(path, problem, f"{name}.weights")
-    for name in experiments:
-        members(experiments, name, path)
-
-
-def members(experiments: Mapping[str, Options], name: str, source: str | Path = "experiments") -> list[str]:
-    """All experiments that `name` is made of, itself last; each once.
-
-    Raises:
-        InputError: an experiment is made of itself.
-    """
-
-    def visit(current: str, above: tuple[str, ...]) -> Iterator[str]:
-        if current in above:
-            raise InputError(source, f"is made of itself ({' -> '.join((*above, current))})", current)
-        for member in experiments[current].get("of", ()):
-            yield from visit(member, (*above, current))
-        yield current
-
-    return list(dict.fromkeys(visit(name, ())))
-
-
 def describe(experiments: Mapping[str, Options], dataset: Options, name: str) -> Options:
     """What the table says of an experiment beside its figures.
 
     Returns:
-        detector (of the first member), streams (also those of its members), fusion, reference, note.
+        What `avfusion.report.results.ResultRow` takes beside the name and the evaluations.
     """
-    trained = [
-        experiments[member] for member in members(experiments, name) if "of" not in experiments[member]
-    ]
-    streams = list(dict.fromkeys(stream for member in trained for stream in member["streams"]))
-    own, options = experiments[name], dataset["experiments"][name]
+    trained = trained_members(experiments, name)
+    streams = list(dict.fromkeys(stream for member in trained for stream in experiments[member]["streams"]))
+    own = experiments[name]
+    options = next(rows[name] for rows in _tables(dataset).values() if name in rows)
     made = {_origin(dataset["streams"][stream]["weights"]): stream for stream in streams}
     notes = [f"{origin} weights" for origin in made if origin]
-    if any(member["labels"] == "shuffled" for member in trained):
+    sources = dict.fromkeys(proposal_source(experiments, dataset, member) for member in trained)
+    if others := [source for source in sources if source not in (None, WINDOWS)]:
+        notes.append("proposals: " + ", ".join("a list" if s == LIST else str(s) for s in others))
+    control = any(experiments[member]["labels"] == "shuffled" for member in trained)
+    if control:
         notes.append("control: trained on other videos' annotations")
     if options["reference"] and options["reference_source"]:
         notes.append(f"reference: {options['reference_source']}")
     return {
-        "detector": trained[0]["detector"],
+        "detector": experiments[trained[0]]["detector"],
         "streams": streams,
         "fusion": own.get("fuse") or own["fusion"] or "",
         "reference": options["reference"],
         "note": "; ".join(notes),
+        "members": own.get("of", []),
+        "control": control,
     }
+
+
+def runs(config: "WorkflowConfig", dataset: str, full: bool = False) -> list[tuple[str, int]]:
+    """Experiment and seed of every row of a dataset's table, in its order.
+
+    Args:
+        config: everything that the workflow is told.
+        dataset: name of the dataset.
+        full: of the longer table.
+    """
+    options = config.datasets[dataset]
+    tables = _tables(options)
+    names = [name for place, rows in tables.items() if full or place == "experiments" for name in rows]
+    seeds = options["full"]["seeds"] if full and options["full"] else None
+    return [(name, seed) for name in names for seed in seeds or config.experiments[name]["seeds"]]
 
 
 def describe_stream(stream: Options) -> str:
     """A stream in a few words: backbone, where its weights come from, and what its snippets see."""
+    if stream["features"]:
+        return f"imported from {stream['features']['path']}"
     width = "" if stream["width"] == 1 else f" at {stream['width']:g} of its width"
     origin = _origin(stream["weights"])
     step = f"on the grid of {stream['grid']}" if stream.get("grid") else f"every {stream['stride']}"
@@ -182,33 +170,68 @@ def _origin(weights: str | None) -> str:
 
 
 def _check_dataset(dataset: Options, experiments: Mapping[str, Options], path: Path) -> None:
-    streams, count = dataset["streams"], len(dataset["tiou"])
-    for name, options in dataset["experiments"].items():
-        field = f"experiments.{name}"
-        if name not in experiments:
-            raise InputError(
-                path, f"there is no experiment '{name}'{known_names(name, experiments)}", "experiments"
-            )
-        for member in members(experiments, name):
-            for stream in experiments[member].get("streams", ()):
-                if stream not in streams:
-                    raise InputError(path, f"needs the stream '{stream}', which this dataset lacks", field)
-        if options["reference"] and len(options["reference"]) != count:
-            problem = f"{len(options['reference'])} figures for {count} thresholds (null where none is known)"
-            raise InputError(path, problem, f"{field}.reference")
+    for place, rows in _tables(dataset).items():
+        for name, options in rows.items():
+            field = f"{place}.{name}"
+            check_runs(experiments, dataset, name, path, field)
+            _check_reference(dataset, options, path, f"{field}.reference")
+    for name in _tables(dataset).get("full.experiments", ()):
+        if name in dataset["experiments"]:
+            raise InputError(path, "stands among 'experiments' already", f"full.experiments.{name}")
+    _check_streams(dataset, path)
     rendered = dataset["media"]["source"] == "render"
-    for stream, options in streams.items():
-        grid = options.get("grid")
-        if grid is not None and grid not in streams:
-            raise InputError(
-                path, f"there is no stream '{grid}'{known_names(grid, streams)}", f"streams.{stream}.grid"
-            )
-        if options["weights"] == "trained" and not rendered:
-            problem = "'trained' is for rendered videos only; name a file of weights"
-            raise InputError(path, problem, f"streams.{stream}.weights")
     if not rendered and dataset["annotations"] is None:
         raise InputError(
             path, "the key 'annotations' is missing: an ActivityNet JSON or a folder of THUMOS14 tables"
         )
     if dataset["subsets"]["train"] == dataset["subsets"]["test"]:
         raise InputError(path, "training and evaluation use the same videos", "subsets")
+
+
+def _tables(dataset: Options) -> dict[str, dict[str, Options]]:
+    """The experiments of a dataset by the key of its file under which they stand."""
+    tables = {"experiments": dataset["experiments"]}
+    if dataset["full"]:
+        tables["full.experiments"] = dataset["full"]["experiments"]
+    return tables
+
+
+def _check_reference(dataset: Options, options: Options, path: Path, field: str) -> None:
+    count = len(dataset["tiou"])
+    if options["reference"] and len(options["reference"]) != count:
+        problem = f"{len(options['reference'])} figures for {count} thresholds (null where none is known)"
+        raise InputError(path, problem, field)
+
+
+def _check_streams(dataset: Options, path: Path) -> None:
+    streams = dataset["streams"]
+    for stream, options in streams.items():
+        field = f"streams.{stream}"
+        if options["features"] is not None:
+            _check_import(options["features"], path, f"{field}.features")
+            continue
+        if dataset["media"]["source"] == "none":
+            raise InputError(path, "there are no media to extract it from; name its 'features'", field)
+        for key in ("window", "stride") if not is_sound(stream) else ():
+            if options[key] is None:
+                raise InputError(path, f"the key '{key}' is missing", field)
+        grid = options.get("grid")
+        if grid in streams and streams[grid]["features"] is not None:
+            problem = f"the snippets of '{grid}' are imported, nothing can be cut around them; use null"
+            raise InputError(path, problem, f"{field}.grid")
+        if grid is not None and grid not in streams:
+            raise InputError(
+                path, f"there is no stream '{grid}'{known_names(grid, streams)}", f"{field}.grid"
+            )
+        if options["weights"] == "trained" and dataset["media"]["source"] != "render":
+            problem = "'trained' is for rendered videos only; name a file of weights"
+            raise InputError(path, problem, f"{field}.weights")
+
+
+def _check_import(features: Options, path: Path, field: str) -> None:
+    whole = features["unit"] == "video"
+    if features["stride"] is None and not whole:
+        raise InputError(path, f"the key 'stride' is missing, in {features['unit']}", field)
+    for key in ("stride", "window", "first"):
+        if whole and features[key] is not None:
+            raise InputError(path, "has no meaning if snippets divide the whole video", f"{field}.{key}")

@@ -229,4 +229,4 @@ def test_bad_thumos14_folders(tmp_path: Path) -> None:
     assert "line 1: no column type" in complaint(tmp_path)
     write_tables(tmp_path, "v,Diving,26,0,1,0,0\n")
     write(tmp_path / "val_Annotation.csv", TABLE + "v,Run,1,0.0,1.0,0,30\n")
-    assert "val_Annotation.csv: v: is also in subset 'test'" in complaint(tmp_path)
+    assert "val_Annotation.csv: line 2: the video 'v' is in subset 'val' here" in complaint(tmp_path)

@@ -12,8 +12,11 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from avfusion.config import describe, load_workflow, members
+from avfusion.config import describe, load_workflow, runs
+from avfusion.detectors import DETECTORS
+from avfusion.engine.schedule import published_training
 from avfusion.errors import InputError
+from avfusion.experiments import members, needed, proposes
 from avfusion.schema import complete, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -82,13 +85,33 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
             "config/datasets/clips.yaml: streams.rgb: unknown key 'stried'; did you mean 'stride'?",
         ),
         ("{window: 16, ", "{", "config/datasets/clips.yaml: streams.rgb: the key 'window' is missing"),
-        ("window: 16", "window: wide", "streams.rgb.window: must be a whole number, not 'wide'"),
+        ("window: 16", "window: wide", "streams.rgb.window: must be a whole number or null, not 'wide'"),
+        (
+            "source: folder, path: videos",
+            "source: none",
+            "streams.rgb: there are no media to extract it from; name",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x}}",
+            "streams.rgb.features: the key 'stride' is missing, in frames",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x, unit: video, window: 3}}",
+            "streams.rgb.features.window: has no meaning if snippets divide the whole video",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x, stride: 8}}",
+            "streams.audio.grid: the snippets of 'rgb' are imported, nothing can be cut around them",
+        ),
         ("window: 16", "window: 4", "streams.rgb.window: must be at least 8, not 4"),
         ("stride: 8", "stride: 8, endpoint: Mixed_4x", "streams.rgb.endpoint: must be Mixed_3b or"),
         (
             "source: folder",
             "source: foldr",
-            "media.source: must be render or folder, not 'foldr'; did you mean 'folder'?",
+            "media.source: must be render or folder or archives or youtube or none, not 'foldr'; did",
         ),
         ("path: videos", "paht: videos", "media: unknown key 'paht'; did you mean 'path'?"),
         (
@@ -129,6 +152,27 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
             "line 4: the key 'annotations' stands here",
         ),
         ("annotations: annotations.json", "annotations: [", "is no valid YAML"),
+        (
+            "{windows: {lengths: [1, 2]}}",
+            "{source: list}",
+            "proposals.list: 'rgb' scores listed proposals: name the files",
+        ),
+        (
+            "{windows: {lengths: [1, 2]}}",
+            "{}",
+            "proposals.windows: 'rgb' scores windows: say which ('lengths')",
+        ),
+        (
+            "{windows: {lengths: [1, 2]}}",
+            "{source: both}",
+            "proposals.source: 'both' makes no proposals; name an experiment with detector gtad",
+        ),
+        (
+            "experiments: {rgb: , both: }",
+            "experiments: {rgb: }\nfull: {experiments: {rgb: }}",
+            "full.experiments.rgb: stands among 'experiments' already",
+        ),
+        ("  audio: {}", "  adio: {}", "streams: must be rgb, flow, audio or audio_..., not 'adio'"),
         (DATASET, "just words", "must be a mapping (key: value), not 'just words'"),
     ],
 )
@@ -148,15 +192,15 @@ def test_one_line_for_every_mistake_in_a_dataset(folder: Folder, old: str, new: 
         (
             "detector: muses",
             "detector: museum",
-            "rgb.detector: must be muses, not 'museum'; did you mean 'muses'?",
+            "rgb.detector: must be muses or pgcn or gtad, not 'museum'; did you mean 'muses'?",
         ),
         ("streams: [rgb]", "stream: [rgb]", "rgb: unknown key 'stream'; did you mean 'streams'?"),
-        ("streams: [rgb]", "streams: [rgb, audio]", "rgb: several streams need a fusion"),
+        ("streams: [rgb]", "streams: [rgb, audio]", "rgb: sound needs a fusion with what is seen"),
         ("streams: [rgb]", "streams: [rgb], fusion: concat", "rgb.fusion: there is nothing to fuse"),
         (
             "streams: [rgb]",
             "streams: [rgb], fusion: concta",
-            "rgb.fusion: must be concat or null, not 'concta'",
+            "rgb.fusion: must be concat or dup_trim or avg_trim or rm_attention or aligned or",
         ),
         (
             "of: [rgb, audio]",
@@ -166,8 +210,49 @@ def test_one_line_for_every_mistake_in_a_dataset(folder: Folder, old: str, new: 
         ("of: [rgb, audio]", "of: [rgb, both]", "both: is made of itself (both -> both)"),
         ("weights: [1, 2]", "weights: [1]", "both.weights: 1 weights for 2 experiments"),
         ("weights: [1, 2]", "weights: [1, 0]", "both.weights[1]: must be above 0, not 0"),
-        ("weights: [1, 2]", "seeds: [0, 1]", "both.of[0]: 'rgb' does not run with seed 1"),
-        ("fuse: scores", "fuse: proposals", "both.fuse: must be scores, not 'proposals'"),
+        ("fuse: scores", "fuse: scors", "both.fuse: must be scores or proposals, not 'scors'; did you mean"),
+        ("fuse: scores", "fuse: proposals", "both.weights: pooled proposals have no weights; leave them out"),
+        (
+            "streams: [rgb]",
+            "streams: [audio, rgb], fusion: concat",
+            "rgb.streams: one stream of sound at most",
+        ),
+        (
+            "streams: [rgb]",
+            "streams: [rgb, audio, audio_fine], fusion: concat",
+            "rgb.streams: one stream of sound at most",
+        ),
+        (
+            "streams: [rgb]",
+            "streams: [rbg]",
+            "rgb.streams[0]: must be rgb, flow, audio or audio_..., not 'rbg'",
+        ),
+        (
+            "streams: [rgb]",
+            "streams: [rgb, flow], fusion: aligned",
+            "rgb.fusion: 'aligned' joins sound to what is seen, and there is none; use concat",
+        ),
+        (
+            "detector: muses, streams: [rgb]",
+            "detector: gtad, streams: [rgb]",
+            "both.of: 'rgb' makes proposals, 'audio'",
+        ),
+        (
+            "streams: [rgb]",
+            "streams: [rgb], proposals: window",
+            "rgb.proposals: there are no proposals 'window'; did you mean 'windows'?",
+        ),
+        (
+            "streams: [rgb]",
+            "streams: [rgb], proposals: audio",
+            "rgb.proposals: 'audio' makes no proposals; name an experiment with detector gtad",
+        ),
+        (
+            "detector: muses, streams: [rgb]",
+            "detector: gtad, streams: [rgb], proposals: windows",
+            "rgb.proposals: 'gtad' makes proposals of its own; leave this out",
+        ),
+        ("both:", "list:", "list: this name stands for a source of proposals; choose another"),
         ("both:", "bo th:", "bo th: a name consists of"),
     ],
 )
@@ -218,6 +303,7 @@ def test_one_line_for_every_mistake_in_the_options(
             "results/clips/scores/bth/seed0.h5",
             "there is no experiment 'bth' in config/experiments.yaml; did you mean",
         ),
+        ("results/clips/mAP-full.tsv", "'clips' has no longer table; give its file the key 'full'"),
         ("results/clips/features/flow/0of4.h5", "'clips' has no stream 'flow'; known: rgb, audio"),
     ],
 )
@@ -245,6 +331,66 @@ def test_targets_that_are_described(folder: Folder, path: str) -> None:
 def test_members_are_listed_once_before_what_is_made_of_them() -> None:
     experiments = {"a": {}, "b": {"of": ["a"]}, "c": {"of": ["b", "a"]}}
     assert members(experiments, "c") == ["a", "b", "c"]
+
+
+PROPOSED = """
+maker: {detector: gtad, streams: [rgb]}
+other: {detector: gtad, streams: [audio]}
+pool: {fuse: proposals, of: [maker, other]}
+rgb: {detector: muses, streams: [rgb], proposals: maker}
+audio: {detector: muses, streams: [audio]}
+both: {fuse: scores, of: [rgb, audio]}
+apart: {fuse: proposals, of: [rgb, audio]}
+"""
+
+
+def test_scores_of_different_proposals_are_not_merged(folder: Folder) -> None:
+    folder.write("experiments.yaml", PROPOSED)
+    with pytest.raises(InputError) as caught:
+        folder.load()
+    assert str(caught.value) == (
+        "config/datasets/clips.yaml: experiments.both: 'both' merges scores of different proposals "
+        "('rgb': maker, 'audio': windows); use 'fuse: proposals', or give them the same"
+    )
+    folder.write("datasets/clips.yaml", DATASET.replace("{windows:", "{source: maker, windows:"))
+    assert folder.load().experiments["both"]["fuse"] == "scores"
+    folder.write("datasets/clips.yaml", DATASET.replace("both: ", "apart: "))
+    config = folder.load()
+    assert needed(config.experiments, config.datasets["clips"], "apart") == ["maker", "rgb", "audio"]
+
+
+def test_what_makes_proposals_and_what_scores_them(folder: Folder) -> None:
+    folder.write("experiments.yaml", PROPOSED.replace("proposals: maker", ""))
+    experiments = folder.load().experiments
+    assert [name for name in experiments if proposes(experiments, name)] == ["maker", "other", "pool"]
+    folder.write("experiments.yaml", PROPOSED.replace("pool: {fuse: proposals", "pool: {fuse: scores"))
+    with pytest.raises(InputError, match=r"pool\.of: these make proposals of their own, which differ"):
+        folder.load()
+
+
+def test_proposals_in_a_table_need_classes(folder: Folder) -> None:
+    folder.write("experiments.yaml", PROPOSED.replace("proposals: maker", ""))
+    rows = DATASET.replace("{rgb: , both: }", "{maker: }")
+    folder.write("datasets/clips.yaml", rows)
+    with pytest.raises(InputError) as caught:
+        folder.load()
+    assert str(caught.value) == (
+        "config/datasets/clips.yaml: experiments.maker: 'maker' makes proposals without classes: name a file "
+        "of 'class_scores', or set 'detectors.gtad.classifier: linear'"
+    )
+    for more in ("class_scores: file.json", "detectors: {gtad: {classifier: linear}}"):
+        folder.write("datasets/clips.yaml", f"{rows}{more}\n")
+        assert folder.load().datasets["clips"]["experiments"].keys() == {"maker"}
+
+
+def test_the_longer_table_has_the_rows_of_the_short_one_first_and_seeds_of_its_own(folder: Folder) -> None:
+    folder.write(
+        "datasets/clips.yaml",
+        DATASET.replace("{rgb: , both: }", "{both: }") + "full: {seeds: [1, 2], experiments: {rgb: }}\n",
+    )
+    config = folder.load()
+    assert runs(config, "clips") == [("both", 0)]
+    assert runs(config, "clips", full=True) == [("both", 1), ("both", 2), ("rgb", 1), ("rgb", 2)]
 
 
 def schema_files() -> list[Path]:
@@ -288,7 +434,7 @@ def test_the_tables_of_the_manual_are_those_of_the_schemas() -> None:
     spec.loader.exec_module(module)
     text = (ROOT / "config" / "README.md").read_text()
     assert module.manual(text) == text, "run: python workflow/config_manual.py"
-    assert "| `streams.rgb.window` | *needed* | Frames that a snippet sees. |" in text
+    assert "| `streams.rgb.window` | `null` | Frames that a snippet sees; needed unless" in text
 
 
 def defaults_of(place: str) -> dict[str, Any]:
@@ -297,22 +443,33 @@ def defaults_of(place: str) -> dict[str, Any]:
     for name in place.split("/"):
         schema = schema[int(name) if name.isdigit() else name]
     filled = complete({}, {"type": "object", "properties": schema}, place)
-    return {name: value for name, value in filled.items() if name not in ("source", "seed")}
+    return {name: value for name, value in filled.items() if name not in ("source", "seed", "training")}
 
 
 @pytest.mark.parametrize(
     ("place", "options"),
     [
         ("properties/media/allOf/1/then/properties", "avfusion.demo.config.DemoConfig"),
+        ("properties/media/allOf/3/then/properties", "avfusion.data.youtube.YoutubeOptions"),
         ("properties/detectors/properties/muses/properties", "avfusion.detectors.muses.Options"),
-        ("properties/training/properties", "avfusion.engine.train.TrainingOptions"),
+        ("properties/detectors/properties/pgcn/properties", "avfusion.detectors.pgcn.Options"),
+        ("properties/detectors/properties/gtad/properties", "avfusion.detectors.gtad.Options"),
+        ("properties/labelling/properties", "avfusion.engine.ranking.LabellingOptions"),
         ("properties/backbone_training/properties", "avfusion.demo.backbone.BackboneTraining"),
         ("properties/postprocess/properties", "avfusion.engine.postprocess.PostprocessOptions"),
     ],
 )
 def test_the_schema_gives_every_option_of_the_package_its_own_default(place: str, options: str) -> None:
     module, name = options.rsplit(".", 1)
-    assert defaults_of(place) == json.loads(json.dumps(asdict(getattr(import_module(module), name)())))
+    package = json.loads(json.dumps(asdict(getattr(import_module(module), name)())))
+    package.pop("attention", None)  # which the fusion of an experiment decides
+    assert defaults_of(place) == package
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_schema_gives_every_detector_its_published_training(detector: str) -> None:
+    found = defaults_of(f"properties/detectors/properties/{detector}/properties/training/properties")
+    assert found == json.loads(json.dumps(asdict(published_training(detector))))
 
 
 def test_a_repeated_key_is_an_error_though_yaml_allows_it(tmp_path: Path) -> None:

@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 from report_files import GOOD, POOR, Files, annotations, detections, write_files
 
+from avfusion.data.annotations import read_annotations
+from avfusion.data.detections import read_detections
+from avfusion.data.proposals import RankedProposals
 from avfusion.errors import InputError
+from avfusion.evaluation.average_recall import as_detections, average_recall
+from avfusion.files import write_json
 from avfusion.report import style
+from avfusion.report.comparisons import DECISION_HELPS, SCHEME_HELPS, SOUND_HELPS, compare, pairs
 from avfusion.report.figures import audio_pairs
 from avfusion.report.html import FIGURES, write_figures, write_report
 from avfusion.report.outcomes import Outcome, judge
-from avfusion.report.results import load_results
+from avfusion.report.recall import load_curves
+from avfusion.report.results import Result, ResultRow, load_results
 from avfusion.report.timeline import pick_videos
 
 NOTE = "Synthetic videos; backbones were trained on <their own> clips."
@@ -68,6 +75,61 @@ def test_the_page_stands_alone(page: str) -> None:
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"""(?:url\(#|href="#)([^)"]+)""", page)) <= set(ids)
+
+
+def test_the_page_says_which_fusion_helped(files: Files, page: str) -> None:
+    assert "Which fusion helped" in page
+    # Only the first seed counts, as the stream alone has no second one; it is better in every video.
+    assert "Than the same detector without sound, better: muses-rgb+audio." in page
+    results = load_results(files.rows)
+    found = {name: read_detections(path) for name, path in files.detections.items()}
+    truth = read_annotations(files.annotations).subset("test")
+    comparison = compare(results, found, truth)[0]
+    names = comparison.one.row.experiment, comparison.other.row.experiment
+    assert (*names, comparison.question) == ("muses-rgb+audio", "muses-rgb", SOUND_HELPS)
+    assert comparison.mean == pytest.approx(100 * (results[2].mean_ap[0] - results[0].mean_ap[0]).mean())
+    assert comparison.spread is None, "the stream alone ran with one seed"
+
+
+def test_recall_of_proposals_is_a_picture_if_there_is_any(files: Files, tmp_path: Path) -> None:
+    proposals = {
+        "b": RankedProposals(np.array([[2.0, 6.0], [10.0, 14.0]]), np.array([0.9, 0.8])),
+        "a": RankedProposals(np.array([[5.0, 9.0], [0.0, 1.0]]), np.array([0.9, 0.8])),
+    }
+    curve = average_recall(as_detections(proposals), annotations().subset("test"), max_average=2)
+    assert (curve.at(1), curve.at(2), curve.at(50)) == (pytest.approx(2 / 3), 1.0, 1.0)
+    write_json(tmp_path / "gtad.json", curve.to_json())
+    recalls = {"gtad-rgb": tmp_path / "gtad.json"}
+    write_report(
+        tmp_path / "r.html", "demo", files.rows, files.detections, files.annotations, "test", recalls=recalls
+    )
+    text = (tmp_path / "r.html").read_text()
+    assert "What proposals find" in text and "tIoU 0.5 to 0.95. gtad-rgb: " in text
+    write_json(tmp_path / "gtad.json", {"recall": [1.0]})
+    with pytest.raises(InputError, match=r"gtad\.json: holds no recall of proposals"):
+        load_curves(recalls)
+
+
+def test_what_is_compared_with_what() -> None:
+    def result(name: str, streams: str, fusion: str = "", average: float = 0.5, **more: object) -> Result:
+        row = ResultRow(name, "muses", streams.split("+"), fusion, {}, **more)
+        ap = np.full((1, 1), average)
+        return Result(row, (0.5,), (0,), ap, ap, ("a",), {})
+
+    results = [
+        result("rgb", "rgb"),
+        result("flow", "flow", average=0.6),
+        result("concat", "rgb+audio", "concat"),
+        result("aligned", "rgb+audio_fine", "aligned"),
+        result("both", "rgb+flow", "scores", members=["rgb", "flow", "elsewhere"]),
+        result("control", "rgb+audio", "concat", control=True),
+    ]
+    assert [(one.row.experiment, other.row.experiment, what) for one, other, what in pairs(results)] == [
+        ("concat", "rgb", SOUND_HELPS),
+        ("aligned", "rgb", SOUND_HELPS),
+        ("aligned", "concat", SCHEME_HELPS),
+        ("both", "flow", DECISION_HELPS),
+    ]
 
 
 def test_the_page_says_what_it_is_and_what_was_found(page: str) -> None:

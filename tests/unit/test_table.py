@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from report_files import GOOD, POOR, TIOU, write_files
 
+import avfusion
 from avfusion.errors import InputError
 from avfusion.report.results import ResultRow, load_results
 from avfusion.report.table import format_table, write_table
@@ -32,8 +33,10 @@ def test_a_row_has_percent_per_threshold_and_says_what_it_was_measured_on(tmp_pa
     assert (second["streams"], second["fusion"], second["mAP@0.7"]) == ("rgb+audio", "concat", "100.00")
     assert list(second) == [
         *("experiment", "detector", "streams", "fusion", "mAP@0.3", "mAP@0.5", "mAP@0.7"),
-        *("average", "videos", "reference", "note"),
+        *("average", "spread", "seeds", "videos", "reference", "note", "protocol", "version"),
     ]
+    protocol = "3 instances of 2 classes in 3 videos of 'test', time in seconds, AP over all points"
+    assert (first["protocol"], first["version"]) == (protocol, avfusion.__version__)
 
 
 def test_several_seeds_give_mean_and_spread(tmp_path: Path) -> None:
@@ -42,14 +45,15 @@ def test_several_seeds_give_mean_and_spread(tmp_path: Path) -> None:
     several, single = read(tmp_path / "mAP.tsv")
     assert several["mAP@0.5"] == "66.67"
     # averages of the two seeds: 26.389 and 100; their standard deviation is the difference over sqrt(2)
-    assert (several["seeds"], several["spread"]) == ("2", "52.05")
-    assert (single["seeds"], single["spread"]) == ("1", "")
+    assert (several["seeds"], several["spread"]) == ("0 1", "52.05")
+    assert (single["seeds"], single["spread"]) == ("0", "")
 
 
 def test_columns_for_a_terminal_line_up(tmp_path: Path) -> None:
     files = write_files(tmp_path, rgb=[POOR], rgb_audio=[GOOD])
     write_table(tmp_path / "mAP.tsv", files.rows)
-    head, first, second = format_table(tmp_path / "mAP.tsv").split("\n")
+    head, first, second, protocol, version = format_table(tmp_path / "mAP.tsv").split("\n")
+    assert protocol.startswith("protocol: 3 instances") and version.startswith("version: ")
     assert "reference" not in head  # empty throughout
     place = head.index("mAP@0.3") + len("mAP@0.3")
     assert first[:place].endswith(" 33.33") and second[:place].endswith(" 100.00")
@@ -92,8 +96,8 @@ def test_evaluations_on_another_ground_truth_do_not_stand_in_one_table(tmp_path:
 def test_rows_without_evaluations_and_references_of_another_length_are_refused(tmp_path: Path) -> None:
     files = write_files(tmp_path, rgb=[POOR])
     with pytest.raises(InputError, match="muses-x: has no evaluation"):
-        load_results([ResultRow("muses-x", "muses", ["rgb"], "", [])])
+        load_results([ResultRow("muses-x", "muses", ["rgb"], "", {})])
     with pytest.raises(InputError, match=f"2 reference figures for {len(TIOU)} thresholds"):
         load_results([replace(files.rows[0], reference=[1.0, 2.0])])
     with pytest.raises(InputError, match="there is no such file"):
-        load_results([replace(files.rows[0], evaluations=[tmp_path / "nowhere.json"])])
+        load_results([replace(files.rows[0], evaluations={0: tmp_path / "nowhere.json"})])

@@ -19,9 +19,13 @@ COLUMNS = [
     "mAP@0.3",
     "mAP@0.5",
     "average",
+    "spread",
+    "seeds",
     "videos",
     "reference",
     "note",
+    "protocol",
+    "version",
 ]
 EXPERIMENTS = {
     "muses-rgb": ("rgb", ""),

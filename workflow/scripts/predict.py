@@ -11,7 +11,7 @@ from avfusion.runlog import job
 with job(snakemake.log[0], snakemake.params.threads):
     options = snakemake.params.experiment
     annotations = read_annotations(snakemake.input.annotations).subset(snakemake.params.subset)
-    proposals = read_proposals(snakemake.input.proposals)
+    proposals = read_proposals(snakemake.input.proposals, snakemake.params.best)
     candidates = {video: proposals[video] for video in annotations.videos if video in proposals}
     features = load_streams(
         {stream: snakemake.input[stream] for stream in options["streams"]},

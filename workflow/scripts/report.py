@@ -15,4 +15,5 @@ with job(snakemake.log[0]):
         snakemake.params.subset,
         snakemake.params.note,
         snakemake.params.facts,
+        dict(zip(snakemake.params.recalled, snakemake.input.recalls, strict=True)),
     )

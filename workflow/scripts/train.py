@@ -16,6 +16,8 @@ with job(snakemake.log[0], snakemake.params.threads):
         options["fusion"],
         snakemake.params.missing_audio,
     )
+    given = snakemake.input.proposals
+    proposals = read_proposals(given, snakemake.params.best) if given else {}
     seed = int(snakemake.wildcards.seed)
     if options["labels"] == "shuffled":
         annotations = shuffle_labels(annotations, seed)
@@ -26,10 +28,12 @@ with job(snakemake.log[0], snakemake.params.threads):
             "training": snakemake.params.training,
         },
         features,
-        read_proposals(snakemake.input.proposals),
+        proposals,
         clip_to_duration(annotations),
         seed,
         snakemake.output.checkpoint,
         snakemake.output.history,
         snakemake.params.device,
+        snakemake.params.resume,
+        snakemake.params.board,
     )

@@ -1,4 +1,4 @@
-"""Which action happens when: ActivityNet JSON files and the THUMOS14 tables, in seconds.
+"""Which action happens when, in seconds: read from any format that there is an adapter for, checked, written.
 
 What is fatal and what is not. An annotation that means nothing (no number, a start before 0, an end before
 its start, no label, no subset) raises `InputError` with the place in the file. A segment that reaches past
@@ -9,91 +9,39 @@ of them in video_test_0000270), although nothing can detect them. Training wants
 """
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from avfusion.data.tables import number, parse_csv, parse_json, read_text
-from avfusion.errors import InputError, did_you_mean
+from avfusion.data import adapters
+from avfusion.data.builder import Builder
+from avfusion.data.instances import Annotations, Instance, VideoAnnotation
+from avfusion.errors import InputError
 from avfusion.files import write_json
 
-AMBIGUOUS = "Ambiguous"  # THUMOS14 marks what even its annotators would not name; no protocol counts it
 PAST_END_TOLERANCE = 1.0  # seconds; container duration and last frame differ by less than this in sound files
-TABLE_SUFFIX, INFO_SUFFIX = "_Annotation.csv", "_video_info.csv"
 logger = logging.getLogger("avfusion")
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One action: `start` and `end` in seconds from the start of the video, and the name of its class."""
-
-    start: float
-    end: float
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class VideoAnnotation:
-    """What is known of one video: its subset, its length in seconds (None: unknown) and its instances."""
-
-    subset: str
-    duration: float | None
-    instances: tuple[Instance, ...] = ()
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """Annotated videos of a dataset, or of one subset of it.
-
-    Attributes:
-        videos: annotation by video id, in the order of the file. Videos without instances are in it.
-        labels: names of all classes of the dataset, also of those without an instance in this subset.
-        source: the file, for messages.
-        elsewhere: ids of the videos of the dataset that are in other subsets.
-    """
-
-    videos: Mapping[str, VideoAnnotation]
-    labels: tuple[str, ...]
-    source: str = "annotations"
-    elsewhere: frozenset[str] = field(default=frozenset(), repr=False)
-
-    @property
-    def subsets(self) -> dict[str, int]:
-        """Number of videos of every subset."""
-        return dict(Counter(video.subset for video in self.videos.values()))
-
-    def subset(self, name: str) -> "Annotations":
-        """Only the videos of one subset; the labels stay those of the whole dataset.
-
-        Raises:
-            InputError: no video is in a subset of that name.
-        """
-        inside = {video: value for video, value in self.videos.items() if value.subset == name}
-        if not inside:
-            there = (
-                ", ".join(f"{subset} ({count} videos)" for subset, count in self.subsets.items()) or "none"
-            )
-            problem = f"there is no subset '{name}'{did_you_mean(name, self.subsets)}; subsets: {there}"
-            raise InputError(self.source, problem, "subset")
-        outside = self.videos.keys() - inside.keys()
-        return replace(self, videos=inside, elsewhere=self.elsewhere | outside)
-
-    def instances(self) -> int:
-        """Number of instances."""
-        return sum(len(video.instances) for video in self.videos.values())
+__all__ = [
+    "Annotations",
+    "Instance",
+    "VideoAnnotation",
+    "clip_to_duration",
+    "examine_annotations",
+    "read_annotations",
+    "write_annotations",
+]
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """Read annotations.
+    """Read annotations of which nothing but their file is known.
 
     Args:
         path: an ActivityNet JSON (``database: {video: {subset, duration, annotations: [{label, segment}]}}``;
-            `duration` may be missing; also gzipped), or a folder of THUMOS14 tables: every
-            ``<subset>_Annotation.csv`` (columns video, type, start, end in seconds) with, if there,
-            ``<subset>_video_info.csv`` (video, fps, count, whence the duration). 'Ambiguous' rows of the
-            tables are dropped; a video that has only such rows stays, without instances.
+            `duration` may be missing; also gzipped), a CSV (video, label, start, end, subset), or a folder
+            of THUMOS14 tables: every ``<subset>_Annotation.csv`` (columns video, type, start, end in seconds)
+            with, if there, ``<subset>_video_info.csv`` (video, fps, count, whence the duration). 'Ambiguous'
+            rows of the tables are dropped; a video that has only such rows stays, without instances.
 
     Returns:
         Annotations with labels in alphabetical order, or in that of a top-level ``labels`` list.
@@ -101,10 +49,38 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         InputError: malformed structure, a value that means nothing, or a video in two subsets.
     """
-    path = Path(path)
-    annotations = _read_tables(path) if path.is_dir() else _read_json(path)
+    annotations, problems = examine_annotations([Path(path)])
+    if problems:
+        raise problems[0]
     _warn_of_the_undetectable(annotations)
     return annotations
+
+
+def examine_annotations(
+    paths: Sequence[Path],
+    format: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    source: str | Path = "annotations",
+) -> tuple[Annotations, list[InputError]]:
+    """Read annotations, and everything that is wrong with them in the order of the file.
+
+    Args:
+        paths: files or folders that together hold them.
+        format: name of an adapter (`avfusion.data.adapters.FORMATS`); None: guessed from the file's name.
+        options: of the adapter.
+        source: where format and options come from, for messages.
+
+    Returns:
+        What could be read, and the problems; the former is of use only if there are none of the latter.
+
+    Raises:
+        InputError: an unknown format or option, or a file in which nothing can be read at all.
+    """
+    build = Builder(", ".join(map(str, paths)))
+    read = adapters.reader(format or adapters.guess(paths), source)
+    read(paths, build, options or {})
+    annotations = build.finish()
+    return annotations, build.problems
 
 
 def write_annotations(path: str | Path, annotations: Annotations) -> None:
@@ -148,110 +124,3 @@ def _warn_of_the_undetectable(annotations: Annotations) -> None:
     for found in filter(None, (late, empty)):
         more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
         logger.warning("%s: %s%s; kept as published", annotations.source, found[0], more)
-
-
-def _read_json(path: Path) -> Annotations:
-    content = parse_json(path, read_text(path))
-    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
-        raise InputError(path, "must be an object that maps video ids to annotations", "database")
-    videos = {video: _video(path, video, value) for video, value in content["database"].items()}
-    found = {instance.label for value in videos.values() for instance in value.instances}
-    labels = content.get("labels", sorted(found))
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise InputError(path, "must be a list of class names", "labels")
-    if missing := found - set(labels):
-        raise InputError(path, f"lacks {', '.join(sorted(missing))}, which the annotations use", "labels")
-    return Annotations(videos, tuple(labels), str(path))
-
-
-def _video(path: Path, video: str, value: Any) -> VideoAnnotation:
-    def refuse(place: str, problem: str) -> NoReturn:
-        raise InputError(path, problem, f"database.{video}{place}")
-
-    if not isinstance(value, dict):
-        refuse("", "must be an object with subset and annotations")
-    subset, rows = value.get("subset"), value.get("annotations")
-    if not isinstance(subset, str) or not subset:
-        refuse(".subset", "must name the subset that the video is in")
-    duration = None
-    if value.get("duration") is not None:
-        duration = number(value["duration"])
-        if duration is None or duration <= 0:
-            refuse(".duration", f"must be a positive number of seconds, not {value['duration']!r}")
-    if not isinstance(rows, list):
-        refuse(".annotations", "must be a list, empty if nothing happens in the video")
-    instances = []
-    for index, row in enumerate(rows):
-        place = f".annotations[{index}]"
-        if not isinstance(row, dict):
-            refuse(place, "must be an object with label and segment")
-        label, segment = row.get("label"), row.get("segment")
-        if not isinstance(label, str) or not label.strip():
-            refuse(f"{place}.label", "must be the name of a class")
-        if not isinstance(segment, list) or len(segment) != 2:
-            refuse(f"{place}.segment", "must be [start, end] in seconds")
-        start, end = map(number, segment)
-        if start is None or end is None:
-            refuse(f"{place}.segment", f"must be two finite numbers, not {segment!r}")
-        if problem := _impossible(start, end):
-            refuse(f"{place}.segment", problem)
-        instances.append(Instance(start, end, label))
-    return VideoAnnotation(subset, duration, tuple(instances))
-
-
-def _impossible(start: float, end: float) -> str | None:
-    if end < start:
-        return f"ends at {end:g} s, before it starts at {start:g} s"
-    if start < 0:
-        return f"starts at {start:g} s, before the video does"
-    return None
-
-
-def _read_tables(folder: Path) -> Annotations:
-    tables = sorted(folder.glob(f"*{TABLE_SUFFIX}"))
-    if not tables:
-        raise InputError(
-            folder, f"holds no <subset>{TABLE_SUFFIX}; name an ActivityNet JSON or such a folder"
-        )
-    videos: dict[str, VideoAnnotation] = {}
-    for table in tables:
-        subset = table.name.removesuffix(TABLE_SUFFIX)
-        for video, value in _read_subset(folder, table, subset).items():
-            if video in videos:
-                raise InputError(table, f"is also in subset '{videos[video].subset}'", video)
-            videos[video] = value
-    labels = sorted({instance.label for value in videos.values() for instance in value.instances})
-    return Annotations(videos, tuple(labels), str(folder))
-
-
-def _read_subset(folder: Path, table: Path, subset: str) -> dict[str, VideoAnnotation]:
-    wanted = {name: (name,) for name in ("video", "type", "start", "end")}
-    rows = parse_csv(table, read_text(table), wanted)
-    info = folder / f"{subset}{INFO_SUFFIX}"
-    durations = _read_durations(info) if info.exists() else {}
-    instances: dict[str, list[Instance]] = {video: [] for video in durations}
-    cells = zip(
-        rows.names("video"), rows.names("type"), rows.numbers("start"), rows.numbers("end"), strict=True
-    )
-    for index, (video, label, start, end) in enumerate(cells):
-        found = instances.setdefault(video, [])
-        if problem := _impossible(start, end):
-            raise InputError(table, f"the segment {problem}", rows.line(index))
-        if label != AMBIGUOUS:
-            found.append(Instance(float(start), float(end), label))
-    return {
-        video: VideoAnnotation(subset, durations.get(video), tuple(found))
-        for video, found in instances.items()
-    }
-
-
-def _read_durations(info: Path) -> dict[str, float]:
-    rows = parse_csv(info, read_text(info), {name: (name,) for name in ("video", "fps", "count")})
-    durations = {}
-    for index, (video, fps, count) in enumerate(
-        zip(rows.names("video"), rows.numbers("fps"), rows.numbers("count"), strict=True)
-    ):
-        if not (fps > 0 and count > 0):
-            raise InputError(info, "fps and count must be above 0", rows.line(index))
-        durations[video] = float(count / fps)
-    return durations

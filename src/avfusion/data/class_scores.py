@@ -45,6 +45,16 @@ def read_class_scores(path: str | Path, labels: Sequence[str]) -> dict[str, Clas
     return _from_json(path, parse_json(path, read_text(path)), {label: k for k, label in enumerate(labels)})
 
 
+def class_names(path: str | Path) -> list[str]:
+    """The classes that an HDF5 file of class scores names.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    with reading(path, "class scores") as file:
+        return list(json.loads(file.attrs["labels"]))
+
+
 def _from_hdf5(path: str | Path, labels: Sequence[str]) -> dict[str, ClassScores]:
     with reading(path, "class scores") as file:
         named = json.loads(file.attrs["labels"])

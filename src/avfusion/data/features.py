@@ -25,7 +25,6 @@ from avfusion.data.hdf5 import check_video_id, reading
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
-STREAMS = ("rgb", "flow", "audio")
 MADE_BY = ("backbone", "weights")  # attributes of a stream that every video repeats and all shards share
 
 
@@ -86,11 +85,6 @@ class VideoFeatures:
             raise ValueError(f"streams of {self.widths} channels are not {channels} channels")
 
 
-def is_sound(stream: str) -> bool:
-    """Whether a stream is heard: `audio`, or any whose name begins with ``audio_``; the others are seen."""
-    return stream == "audio" or stream.startswith("audio_")
-
-
 class FeatureWriter:
     """Write streams of features to one HDF5 file, which appears at `path` when the block ends well.
 
@@ -117,8 +111,10 @@ class FeatureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for name, absent in self._absent.items() if kind is None else ():
-                self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+            if kind is None:
+                for name, absent in self._absent.items():
+                    self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+                self._file.flush()  # closing may fail without a word
         except BaseException:  # a disk that is full: the file must not take its place
             self._stack.__exit__(*sys.exc_info())
             raise

@@ -29,20 +29,37 @@ def read_text(path: str | Path) -> str:
     Raises:
         InputError: the file cannot be read, is a damaged gzip file, or holds no UTF-8 text.
     """
+    return decode(path, read_bytes(path))
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file, unpacked if it is gzipped.
+
+    Raises:
+        InputError: the file cannot be read, or is a damaged gzip file.
+    """
     try:
         content = Path(path).read_bytes()
-        if content.startswith(GZIP_MAGIC):
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
+        return gzip.decompress(content) if content.startswith(GZIP_MAGIC) else content
     except FileNotFoundError as error:
         raise InputError(path, "there is no such file") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(path, "is not UTF-8 text: save it as UTF-8", f"line {line}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(path, f"is a damaged or truncated gzip file ({error})") from error
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror or error})") from error
+
+
+def decode(path: str | Path, content: bytes) -> str:
+    """The text in UTF-8 bytes, lines ending in a line feed; `path` is only named in the complaint.
+
+    Raises:
+        InputError: it is no UTF-8 text.
+    """
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(path, "is not UTF-8 text: save it as UTF-8", f"line {line}") from error
 
 
 def parse_json(path: str | Path, text: str) -> Any:

@@ -6,14 +6,16 @@ share. An instance counts as recalled if any retrieved proposal reaches the thre
 recall several.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avfusion.data.annotations import Annotations
 from avfusion.data.detections import Detections
+from avfusion.data.proposals import RankedProposals, Segments
 from avfusion.errors import InputError
 from avfusion.evaluation.segments import segment_iou
 
@@ -45,6 +47,42 @@ class AverageRecall:
         """Area under the curve of `average` over `proposals` as a share of the widest possible, in [0, 1]."""
         heights = (self.average[1:] + self.average[:-1]) / 2
         return float((heights * np.diff(self.proposals)).sum() / self.proposals[-1])
+
+    def at(self, count: float) -> float:
+        """Average recall with `count` proposals per video on average (AR@AN), between steps by a line.
+
+        With more than there are, what all of them recall.
+        """
+        return float(np.interp(count, self.proposals, self.average))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON value: tiou, proposals (average number per video), recall (mean over tIoU), area."""
+        return {
+            "tiou": list(self.tiou),
+            "proposals": self.proposals.tolist(),
+            "recall": self.average.tolist(),
+            "area": self.area,
+        }
+
+
+def as_detections(proposals: Mapping[str, RankedProposals]) -> Detections:
+    """Ranked proposals as detections of one class, the form in which `average_recall` takes them."""
+    counts = [len(value) for value in proposals.values()]
+    segments = np.concatenate([value.segments for value in proposals.values()] or [np.zeros((0, 2))])
+    scores = np.concatenate([value.scores for value in proposals.values()] or [np.zeros(0)])
+    video = np.repeat(np.arange(len(counts)), counts)
+    label = np.zeros(len(scores), dtype=np.int64)
+    start, end = segments.T
+    return Detections(tuple(proposals), ("proposal",), video, label, start, end, scores, "proposals")
+
+
+def in_random_order(proposals: Mapping[str, Segments], seed: int) -> dict[str, RankedProposals]:
+    """Proposals that nobody has ranked (windows, a list), ranked at random: any number may be taken."""
+    rng = np.random.RandomState(seed)
+    return {
+        video: RankedProposals(segments[rng.permutation(len(segments))], -np.arange(len(segments)) / 1.0)
+        for video, segments in proposals.items()
+    }
 
 
 def average_recall(

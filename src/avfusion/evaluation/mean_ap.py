@@ -141,6 +141,28 @@ def evaluate(detections: Detections, annotations: Annotations, tiou: Sequence[fl
     Raises:
         InputError: a detection's label is no class of the annotations; no instance to find.
     """
+    matching = match(detections, annotations, tiou)
+    classes = len(annotations.labels)
+    instances = np.bincount(matching.truth.label, minlength=classes)
+    ap = np.full((classes, len(matching.tiou)), np.nan)
+    found = matching.of_classes(classes)
+    for c in np.flatnonzero(instances):
+        ap[c] = average_precision(matching.hits[:, found[c]], int(instances[c]))
+    video = _number_videos(detections, annotations)
+    protocol = _protocol(detections, annotations, matching.truth, video)
+    counts = np.array([len(rows) for rows in found], dtype=np.int64)
+    return Evaluation(protocol, matching.tiou, annotations.labels, ap, instances, counts)
+
+
+def match(detections: Detections, annotations: Annotations, tiou: Sequence[float]) -> "Matching":
+    """Which detections find an instance; the step before precision and recall are counted.
+
+    Args:
+        detections: as for `evaluate`, and so are the others.
+
+    Raises:
+        InputError: as `evaluate`.
+    """
     thresholds = np.asarray(tiou, dtype=np.float64)
     if not (thresholds.ndim == 1 and thresholds.size and ((thresholds > 0) & (thresholds <= 1)).all()):
         raise ValueError(f"tIoU thresholds must be in (0, 1]: {tiou}")
@@ -150,17 +172,7 @@ def evaluate(detections: Detections, annotations: Annotations, tiou: Sequence[fl
     label = _known_labels(detections, annotations)
     video = _number_videos(detections, annotations)
     ranked = _rank(detections, label, video)
-    hits = _match(ranked, truth, thresholds)
-
-    classes = len(annotations.labels)
-    instances = np.bincount(truth.label, minlength=classes)
-    by_class = np.argsort(ranked.label, kind="stable")
-    ends = np.searchsorted(ranked.label[by_class], np.arange(classes + 1))
-    ap = np.full((classes, thresholds.size), np.nan)
-    for c in np.flatnonzero(instances):
-        ap[c] = average_precision(hits[:, by_class[ends[c] : ends[c + 1]]], int(instances[c]))
-    protocol = _protocol(detections, annotations, truth, video)
-    return Evaluation(protocol, tuple(thresholds.tolist()), annotations.labels, ap, instances, np.diff(ends))
+    return Matching(tuple(thresholds.tolist()), ranked, truth, _match(ranked, truth, thresholds))
 
 
 def average_precision(hits: ArrayLike, instances: int) -> NDArray[np.float64]:
@@ -180,8 +192,8 @@ def average_precision(hits: ArrayLike, instances: int) -> NDArray[np.float64]:
     return np.asarray((envelope * hit).sum(axis=-1) / instances)
 
 
-@dataclass(frozen=True)
-class _Segments:
+@dataclass(frozen=True, eq=False)
+class Segments:
     """Segments of many videos in columns: video (N,), label (N,), segment (N, 2)."""
 
     video: NDArray[np.int64]
@@ -189,7 +201,31 @@ class _Segments:
     segment: NDArray[np.float64]
 
 
-def _match(ranked: _Segments, truth: _Segments, tiou: NDArray[np.float64]) -> NDArray[np.bool_]:
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Detections and the instances that they find.
+
+    Attributes:
+        tiou: the T thresholds.
+        ranked: the N detections that are evaluated, in order of falling score. Videos are numbered as in the
+            annotations; those that are not annotated come after them.
+        truth: the M instances.
+        hits: bool (T, N), whether each detection found a free instance.
+    """
+
+    tiou: tuple[float, ...]
+    ranked: Segments
+    truth: Segments
+    hits: NDArray[np.bool_]
+
+    def of_classes(self, classes: int) -> list[NDArray[np.int64]]:
+        """Indices of the detections of every class, in order of falling score."""
+        by_class = np.argsort(self.ranked.label, kind="stable")
+        ends = np.searchsorted(self.ranked.label[by_class], np.arange(classes + 1))
+        return [by_class[ends[c] : ends[c + 1]] for c in range(classes)]
+
+
+def _match(ranked: Segments, truth: Segments, tiou: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which detections find a free instance of their video and class.
 
     Going through the detections one by one, each taking its best free instance, ends in the stable matching
@@ -233,7 +269,7 @@ def _match(ranked: _Segments, truth: _Segments, tiou: NDArray[np.float64]) -> ND
 
 
 def _candidates(
-    ranked: _Segments, truth: _Segments, lowest: float
+    ranked: Segments, truth: Segments, lowest: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Pairs of one video and class with a tIoU of at least `lowest`, sorted by rank and then falling tIoU.
 
@@ -269,16 +305,16 @@ def _number_videos(detections: Detections, annotations: Annotations) -> NDArray[
     return np.array(numbers, dtype=np.int64)
 
 
-def _rank(detections: Detections, label: NDArray[np.int64], video: NDArray[np.int64]) -> _Segments:
+def _rank(detections: Detections, label: NDArray[np.int64], video: NDArray[np.int64]) -> Segments:
     """The detections that are to be evaluated, in order of falling score and then of rows."""
     order = np.argsort(-detections.score, kind="stable")
     order = order[video[detections.video[order]] != ELSEWHERE]
     segments = np.stack([detections.start[order], detections.end[order]], axis=1)
-    return _Segments(video[detections.video[order]], label[order], segments)
+    return Segments(video[detections.video[order]], label[order], segments)
 
 
 def _protocol(
-    detections: Detections, annotations: Annotations, truth: _Segments, video: NDArray[np.int64]
+    detections: Detections, annotations: Annotations, truth: Segments, video: NDArray[np.int64]
 ) -> Protocol:
     found = video[np.unique(detections.video)]
     rows = video[detections.video]
@@ -299,7 +335,7 @@ def _protocol(
     )
 
 
-def _truth(annotations: Annotations) -> _Segments:
+def _truth(annotations: Annotations) -> Segments:
     classes = {label: index for index, label in enumerate(annotations.labels)}
     rows = [
         (video, classes[instance.label], instance.start, instance.end)
@@ -307,7 +343,7 @@ def _truth(annotations: Annotations) -> _Segments:
         for instance in value.instances
     ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return _Segments(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:])
+    return Segments(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:])
 
 
 def _known_labels(detections: Detections, annotations: Annotations) -> NDArray[np.int64]:

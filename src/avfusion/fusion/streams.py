@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from avfusion.data.features import FeatureStore, VideoFeatures, is_sound
+from avfusion.data.features import FeatureStore, VideoFeatures
+from avfusion.data.streams import is_sound
 from avfusion.errors import InputError
 from avfusion.fusion.encoding import EQUAL_COUNTS, fuse
 

@@ -23,7 +23,7 @@ def _inspect(video: ListedVideo) -> ManifestRow:
         return ManifestRow(video.id, video.subset, video.path, sha256=digest, status=reason)
 
     if not video.path:
-        return left_out(NO_FILE)
+        return left_out(video.reason or NO_FILE)
     try:
         digest = sha256(video.path)
     except OSError as error:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avfusion.data.streams import is_sound
 from avfusion.report import style
 from avfusion.report.outcomes import Judged, Outcome
 from avfusion.report.results import Result
@@ -109,8 +110,9 @@ def audio_pairs(results: Sequence[Result]) -> list[tuple[Result, Result]]:
         (without, with_audio)
         for without in results
         for with_audio in results
-        if "audio" not in without.row.streams
-        and set(with_audio.row.streams) == {*without.row.streams, "audio"}
+        if any(map(is_sound, with_audio.row.streams))
+        and not with_audio.row.control
+        and [s for s in with_audio.row.streams if not is_sound(s)] == list(without.row.streams)
         and with_audio.row.detector == without.row.detector
     ]
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import avfusion
 from avfusion.data.annotations import Annotations, read_annotations
-from avfusion.data.detections import read_detections
+from avfusion.data.detections import Detections, read_detections
 from avfusion.errors import InputError
 from avfusion.files import write_text
 from avfusion.report import figures, style
+from avfusion.report.comparisons import Comparison, compare, statement
 from avfusion.report.outcomes import Judged, judge
+from avfusion.report.recall import load_curves, recall_caption, recall_chart
 from avfusion.report.results import Result, ResultRow, load_results, protocol_text
 from avfusion.report.timeline import pick_videos, timeline
 
@@ -29,6 +31,7 @@ TITLES = {
     "classes": "Class by class",
     "outcomes": "What goes wrong",
     "timeline": "A few videos",
+    "recall": "What proposals find",
 }
 
 
@@ -41,6 +44,7 @@ def write_report(
     subset: str | None,
     note: str = "",
     facts: Mapping[str, object] | None = None,
+    recalls: Mapping[str, str | Path] | None = None,
 ) -> None:
     """Write the report as one self-contained HTML file, atomically; equal inputs give equal bytes.
 
@@ -53,13 +57,19 @@ def write_report(
         subset: which was evaluated; None means all.
         note: what a reader must know before believing the figures; printed on top.
         facts: anything else worth knowing (seeds, backbones, flow method), printed at the end.
+        recalls: recall of proposals by the name of their source, for a further picture.
 
     Raises:
         InputError: an input is missing or damaged, or the evaluations cannot stand in one table.
     """
-    results, truth, judged = _load(rows, detections, annotations, subset)
+    results, truth, found = _load(rows, detections, annotations, subset)
+    judged = {name: judge(value, truth) for name, value in found.items()}
     pictures = {name: style.to_svg(_draw(name, results, truth, judged)) for name in FIGURES}
-    write_text(path, _page(title, results, pictures, truth, note, facts or {}))
+    sections = _comparison_table(compare(results, found, truth)) + _sections(results, pictures, truth)
+    if recalls:
+        curves = load_curves(recalls)
+        sections += _section("recall", recall_caption(curves), style.to_svg(recall_chart(curves)))
+    write_text(path, _page(title, results, sections, note, facts or {}))
 
 
 def write_figures(
@@ -75,7 +85,8 @@ def write_figures(
         paths: where to, by name of the picture (any of `FIGURES`).
         rows: as for `write_report`, and so are the others.
     """
-    results, truth, judged = _load(rows, detections, annotations, subset)
+    results, truth, found = _load(rows, detections, annotations, subset)
+    judged = {name: judge(value, truth) for name, value in found.items()}
     for name, path in paths.items():
         write_text(path, style.to_svg(_draw(name, results, truth, judged)))
 
@@ -85,14 +96,14 @@ def _load(
     detections: Mapping[str, str | Path],
     annotations: str | Path,
     subset: str | None,
-) -> tuple[list[Result], Annotations, dict[str, Judged]]:
+) -> tuple[list[Result], Annotations, dict[str, Detections]]:
     results = load_results(rows)
     truth = read_annotations(annotations)
     truth = truth if subset is None else truth.subset(subset)
     if missing := [row.experiment for row in rows if row.experiment not in detections]:
         raise InputError("report", f"no detections of {', '.join(missing)}", "detections")
-    judged = {row.experiment: judge(read_detections(detections[row.experiment]), truth) for row in rows}
-    return results, truth, judged
+    found = {row.experiment: read_detections(detections[row.experiment]) for row in rows}
+    return results, truth, found
 
 
 def _draw(name: str, results: Sequence[Result], truth: Annotations, judged: Mapping[str, Judged]) -> "Figure":
@@ -112,16 +123,10 @@ def _draw(name: str, results: Sequence[Result], truth: Annotations, judged: Mapp
 def _page(
     title: str,
     results: Sequence[Result],
-    pictures: Mapping[str, str],
-    truth: Annotations,
+    sections: str,
     note: str,
     facts: Mapping[str, object],
 ) -> str:
-    captions = _captions(results, truth)
-    sections = "".join(
-        f"<section><h2>{TITLES[name]}</h2><p>{captions[name]}</p>{_inline(svg, name)}</section>\n"
-        for name, svg in pictures.items()
-    )
     warning = f'<p class="note">{escape(note)}</p>\n' if note else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -130,8 +135,18 @@ def _page(
         f"<h1>{escape(title)}</h1>\n{warning}<p class=lead>{_headline(results)}</p>\n"
         f"<section>{_table(results)}\n"
         f"<p class=small>{_fine_print(results)}</p></section>\n"
-        f"{sections}{_class_table(results)}{_colophon(results, facts)}</body>\n</html>\n"
+        f"{sections}{_class_table(results)}"
+        f"{_colophon(results, facts)}</body>\n</html>\n"
     )
+
+
+def _sections(results: Sequence[Result], pictures: Mapping[str, str], truth: Annotations) -> str:
+    captions = _captions(results, truth)
+    return "".join(_section(name, captions[name], svg) for name, svg in pictures.items())
+
+
+def _section(name: str, caption: str, svg: str) -> str:
+    return f"<section><h2>{TITLES[name]}</h2><p>{caption}</p>{_inline(svg, name)}</section>\n"
 
 
 def _inline(svg: str, name: str) -> str:
@@ -242,6 +257,31 @@ def _class_table(results: Sequence[Result]) -> str:
         f"<details><summary>Average precision of every class at tIoU {results[0].tiou[level]:g}, "
         f"in figures</summary>"
         f"<table><tr><th>class</th>{head}</tr>{''.join(lines)}</table></details>\n"
+    )
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """Which fusion helped; nothing if no two experiments can tell."""
+    if not comparisons:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("experiment", "against"))
+    head += "".join(f"<th class=n>{name}</th>" for name in ("difference", "95% of draws", "seeds"))
+    lines = [f"<tr>{head}<th>verdict</th></tr>"]
+    for c in comparisons:
+        spread = "" if c.spread is None else f"<small>± {c.spread:.2f}</small>"
+        names = (escape(result.row.experiment) for result in (c.one, c.other))
+        lines.append(
+            f"<tr>{''.join(f'<td class=w>{name}</td>' for name in names)}"
+            f"<td class=n>{c.mean:+.2f}{spread}</td>"
+            f"<td class=n>{100 * c.videos.low:+.2f} to {100 * c.videos.high:+.2f}</td>"
+            f"<td class=n>{len(c.seeds)}</td><td>{c.verdict}</td></tr>"
+        )
+    return (
+        f"<section><h2>Which fusion helped</h2>\n<p>{escape(statement(comparisons))}</p>\n"
+        "<p class=small>Difference of the average mAP in points, over the seeds that both ran with. "
+        "95% of draws: paired bootstrap over the test videos, first seed. Better or worse: the interval "
+        "leaves out 0, and the mean exceeds the spread over seeds.</p>\n"
+        f"<table>{''.join(lines)}</table></section>\n"
     )
 
 

@@ -21,18 +21,22 @@ class ResultRow:
         detector: name of the detector (of the first member, where trained detectors are fused).
         streams: all streams that it sees, also those of its members.
         fusion: how they are joined ("concat", "scores"); empty for a single stream.
-        evaluations: JSON of `avfusion.evaluation.mean_ap`, one per seed.
+        evaluations: JSON of `avfusion.evaluation.mean_ap`, by seed.
         reference: published mAP per tIoU in percent, None where none is known.
         note: anything a reader of the figures must know.
+        members: experiments whose decisions it fuses; empty for a trained detector.
+        control: whether it is one that must fail.
     """
 
     experiment: str
     detector: str
     streams: Sequence[str]
     fusion: str
-    evaluations: Sequence[str | Path]
+    evaluations: Mapping[int, str | Path]
     reference: Sequence[float | None] | None = None
     note: str = ""
+    members: Sequence[str] = ()
+    control: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,7 @@ class Result:
     Attributes:
         row: the experiment.
         tiou: the T thresholds.
+        seeds: the S seeds.
         mean_ap: float64 (S, T).
         class_ap: float64 (C, T), mean over the seeds, of the classes that have instances.
         labels: names of those C classes.
@@ -50,6 +55,7 @@ class Result:
 
     row: ResultRow
     tiou: tuple[float, ...]
+    seeds: tuple[int, ...]
     mean_ap: NDArray[np.float64]
     class_ap: NDArray[np.float64]
     labels: tuple[str, ...]
@@ -96,7 +102,7 @@ def load_results(rows: Sequence[ResultRow]) -> list[Result]:
     results = [_load(row) for row in rows]
     first = results[0]
     for result in results[1:]:
-        _check_same_truth(first, result, result.row.evaluations[0])
+        _check_same_truth(first, result, _first_path(result.row))
     return results
 
 
@@ -116,9 +122,9 @@ def protocol_text(results: Sequence[Result]) -> str:
 def _load(row: ResultRow) -> Result:
     if not row.evaluations:
         raise InputError("result table", "has no evaluation", row.experiment)
-    seeds = [_read(row, path) for path in row.evaluations]
+    seeds = [_read(row, seed, path) for seed, path in row.evaluations.items()]
     first = seeds[0]
-    for seed, path in zip(seeds[1:], row.evaluations[1:], strict=True):
+    for seed, path in zip(seeds, row.evaluations.values(), strict=True):
         _check_same_truth(first, seed, path)
     if row.reference is not None and len(row.reference) != len(first.tiou):
         problem = f"{len(row.reference)} reference figures for {len(first.tiou)} thresholds"
@@ -126,6 +132,7 @@ def _load(row: ResultRow) -> Result:
     return Result(
         row,
         first.tiou,
+        tuple(row.evaluations),
         np.concatenate([seed.mean_ap for seed in seeds]),
         np.mean([seed.class_ap for seed in seeds], axis=0),
         first.labels,
@@ -133,7 +140,11 @@ def _load(row: ResultRow) -> Result:
     )
 
 
-def _read(row: ResultRow, path: str | Path) -> Result:
+def _first_path(row: ResultRow) -> str | Path:
+    return next(iter(row.evaluations.values()))
+
+
+def _read(row: ResultRow, seed: int, path: str | Path) -> Result:
     value = parse_json(path, read_text(path))
     try:
         tiou = tuple(map(float, value["tiou"]))
@@ -147,7 +158,7 @@ def _read(row: ResultRow, path: str | Path) -> Result:
         ) from error
     if not (np.isfinite(mean_ap).all() and np.isfinite(class_ap).all()):
         raise InputError(path, "holds a value that is not finite", "mAP")
-    return Result(row, tiou, mean_ap, class_ap, tuple(classes), protocol)
+    return Result(row, tiou, (seed,), mean_ap, class_ap, tuple(classes), protocol)
 
 
 def _check_same_truth(first: Result, other: Result, path: str | Path) -> None:
@@ -156,7 +167,7 @@ def _check_same_truth(first: Result, other: Result, path: str | Path) -> None:
     for name in ("subset", "videos", "instances", "classes"):
         mine, theirs = other.protocol.get(name), first.protocol.get(name)
         if mine != theirs:
-            problem = f"is {mine!r}, in {first.row.evaluations[0]} {theirs!r}: evaluate both the same way"
+            problem = f"is {mine!r}, in {_first_path(first.row)} {theirs!r}: evaluate both the same way"
             raise InputError(path, problem, f"protocol.{name}")
     if other.labels != first.labels:
-        raise InputError(path, f"has other classes than {first.row.evaluations[0]}", "classes")
+        raise InputError(path, f"has other classes than {_first_path(first.row)}", "classes")

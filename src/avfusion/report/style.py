@@ -81,6 +81,11 @@ def experiment_colours(results: Sequence[Result]) -> list[str]:
     return colours
 
 
+def distinct(count: int) -> list[str]:
+    """`count` colours that can be told apart; they begin anew where there are not so many."""
+    return [FUSION_COLOURS[k % len(FUSION_COLOURS)] for k in range(count)]
+
+
 def class_colours(labels: Sequence[str]) -> dict[str, str]:
     """A colour per class; where there are more classes than colours, the last ones are all grey."""
     return {label: CLASS_COLOURS[k] if k < len(CLASS_COLOURS) else OTHER for k, label in enumerate(labels)}
