@@ -12,7 +12,7 @@ from training_data import LABELS, planted, windows
 from avfusion.detectors import build_detector
 from avfusion.engine.train import collect_videos
 from avfusion.errors import InputError
-from avfusion.fusion.attention import attend, attended_width, attention_layers, with_attention
+from avfusion.fusion.attention import attend, attended_width, attention_layers
 
 
 def zeroed(width: int) -> nn.Module:
@@ -83,7 +83,7 @@ def test_all_parameters_learn() -> None:
 def test_attention_learns_inside_of_every_detector(detector: str, options: dict[str, Any]) -> None:
     """Streams of 8 and 4 channels; training reaches all of U_v and U_a, and lowers the loss."""
     torch.manual_seed(0)
-    network = build_detector(detector, with_attention(options, "rm_attention"), [8, 4], len(LABELS)).train()
+    network = build_detector(detector, {**options, "attention": 1}, [8, 4], len(LABELS)).train()
     features, annotations = planted(4, seed=0)
     features = {name: replace(value, widths=(8, 4)) for name, value in features.items()}
     examples = network.training_set(collect_videos(features, windows(annotations), annotations))
@@ -101,15 +101,6 @@ def test_attention_learns_inside_of_every_detector(detector: str, options: dict[
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
-
-
-def test_the_fusion_asks_the_detector_for_attention() -> None:
-    assert with_attention({"hidden": 3}, "rm_attention") == {"attention": 1, "hidden": 3}
-    assert with_attention({"attention": 2}, "rm_attention") == {"attention": 2}
-    assert with_attention({"attention": 2}, "aligned") == {"attention": 2}
-    assert with_attention({}, None) == with_attention({}, "concat") == {}
-    with pytest.raises(InputError, match="config: attention: must be 1 or more, the fusion is rm_attention"):
-        with_attention({"attention": 0}, "rm_attention")
 
 
 def test_width_of_the_picture() -> None:

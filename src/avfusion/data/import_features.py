@@ -9,7 +9,7 @@ which of their two dimensions is time: both are told, and never guessed.
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,7 @@ def import_features(
     width: int | None = None,
     pattern: str = VIDEO,
     backbone: str = "imported",
+    may_be_empty: bool = False,
 ) -> dict[str, str]:
     """Write the features of `videos` as a shard (see `avfusion.data.features`).
 
@@ -120,6 +121,7 @@ def import_features(
         width: channels that every video must have; None: as the first one.
         pattern: name of a file, without its suffix, or of a dataset: ``{video}`` stands for the id.
         backbone: what made the features, for the record.
+        may_be_empty: whether it is fine that no video has features, as in one shard of many.
 
     Returns:
         Reason for every video that has none; the shard says so too.
@@ -149,7 +151,7 @@ def import_features(
                 end = features.axis.end(len(values))
                 doubtful.append(f"those of '{video}' end at {end:.1f} s, it lasts {timing.duration:.1f} s")
             writer.add(stream, video, features)
-        if len(absent) == len(videos):
+        if len(absent) == len(videos) and not may_be_empty:
             reason = next(iter(absent.values()), "none was asked for")
             raise InputError(source, f"has features of none of the {len(videos)} videos ({reason})")
     if doubtful:
@@ -159,6 +161,38 @@ def import_features(
     return absent
 
 
+def import_shard(
+    rows: Sequence[ManifestRow], stream: str, options: Mapping[str, Any], out: str | Path
+) -> dict[str, str]:
+    """`import_features` of the videos of a manifest, as a dataset's file describes it.
+
+    Args:
+        rows: of the manifest; what it does not know of a video, `fps` of the options says.
+        stream: its name.
+        options: ``streams.STREAM.features`` of config/schemas/dataset.schema.yaml.
+        out: shard to write.
+
+    Returns:
+        Reason for every video that has no features.
+
+    Raises:
+        InputError: as `import_features`.
+    """
+    videos = {row.id: Timing(row.duration or None, row.fps or options["fps"]) for row in rows}
+    geometry = Geometry(*(options[name] for name in ("unit", "stride", "window", "first")))
+    return import_features(
+        options["path"],
+        out,
+        stream,
+        videos,
+        geometry,
+        options["layout"],
+        options["width"],
+        options["pattern"],
+        may_be_empty=True,
+    )
+
+
 def read_timings(path: str | Path) -> dict[str, Timing]:
     """What a manifest (``.tsv``) or annotations tell of all their videos.
 
@@ -166,13 +200,8 @@ def read_timings(path: str | Path) -> dict[str, Timing]:
         InputError: the file cannot be read.
     """
     if Path(path).suffix == ".tsv":
-        return timings(read_manifest(path))
+        return {row.id: Timing(row.duration or None, row.fps or None) for row in read_manifest(path)}
     return {name: Timing(video.duration) for name, video in read_annotations(path).videos.items()}
-
-
-def timings(rows: Iterable[ManifestRow]) -> dict[str, Timing]:
-    """What rows of a manifest tell, also of videos that cannot be used themselves."""
-    return {row.id: Timing(row.duration or None, row.fps or None) for row in rows}
 
 
 def available(source: str | Path, pattern: str = VIDEO) -> list[str]:

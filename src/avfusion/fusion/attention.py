@@ -18,8 +18,7 @@ Source: ``TBMRF_block`` of "Hear Me Out" (tal-hmo), after Duan et al., "Audio-Vi
 Recursive Fusion by Joint Co-Attention" (WACV 2021). Initial weights are torch's own for linear layers.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -55,21 +54,6 @@ def attend(
         mean = (visual_layers(visual) + sound_layers(sound)) / 2
         visual, sound = torch.tanh(sound + mean), torch.tanh(visual + mean)
     return (visual + sound) / 2
-
-
-def with_attention(model: Mapping[str, Any], fusion: str | None) -> dict[str, Any]:
-    """Options of a detector for an experiment of this fusion: rm_attention asks for one block, if not told.
-
-    With other fusions attention stays what `model` says; it goes well with ``aligned``, for example.
-
-    Raises:
-        InputError: the fusion is rm_attention, but the options switch attention off.
-    """
-    if fusion != "rm_attention":
-        return dict(model)
-    if model.get("attention", 1) == 0:
-        raise InputError("config", "must be 1 or more, the fusion is rm_attention", "attention")
-    return {"attention": 1, **model}
 
 
 def attended_width(widths: Sequence[int], field: str = "attention") -> int:
