@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avfusion.backbones.vggish import PcaParameters
 from avfusion.backbones.weights import BackboneConfig, build_backbone
 from avfusion.cli.main import main
 from avfusion.data.features import TimeAxis, VideoFeatures
@@ -187,6 +188,7 @@ def test_gtad_is_recognised_and_proposes(
     assert (found.kind, list(found.widths)) == ("gtad", list(widths))
     assert found.options == {"attention": 0, **GTAD, **slots}
     features = VideoFeatures(np.ones((20, sum(widths)), np.float32), TimeAxis(0.5, 1.0, 1.0), widths)
+    assert import_checkpoint(tmp_path / "g.pth.tar", tmp_path / "g.pt", options=TIMES).labels == ["action"]
     assert len(propose(tmp_path / "g.pt", {"v": features}, ["v"], "cpu")["v"])
 
 
@@ -307,6 +309,19 @@ def test_vggish(tmp_path: Path) -> None:
     assert found.kind == "vggish" and found.options == {"width": 1 / 32}
     module, _ = build_backbone(config, tmp_path / "out.pt")
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_post_processor_of_vggish(tmp_path: Path) -> None:
+    rng = np.random.RandomState(0)
+    content = {"pca_eigen_vectors": rng.standard_normal((128, 128)), "pca_means": rng.standard_normal(128)}
+    assert import_checkpoint(saved(tmp_path / "pca.pth", content), tmp_path / "pca.npz").kind == "vggish_pca"
+    parameters = PcaParameters.read(tmp_path / "pca.npz")
+    np.testing.assert_array_equal(parameters.eigen_vectors, content["pca_eigen_vectors"])
+    np.testing.assert_array_equal(parameters.means, content["pca_means"])
+    content["pca_means"] = content["pca_means"][:5]
+    with pytest.raises(InputError, match=r"pca_means: has shape \(5,\), but VGGish wants \(128,\)"):
+        import_checkpoint(saved(tmp_path / "pca.pth", content), tmp_path / "other.npz")
+    assert not (tmp_path / "other.npz").exists()
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,11 +25,12 @@ from avfusion.detectors.gtad import INPUT_GROUPS
 from avfusion.engine.checkpoint import Checkpoint, write_checkpoint
 from avfusion.engine.released import Released, read_released
 from avfusion.errors import InputError, known_names
-from avfusion.files import sha256
+from avfusion.files import atomic_path, sha256
 from avfusion.options import write_options
 
 AUDIO_WIDTH = 128  # of VGGish; sound is zero-padded to the picture, so that shapes do not tell it
 FIRST_CHANNELS = 64  # of the first layer of I3D and VGGish at their published width
+PCA_SHAPES = {"pca_eigen_vectors": (128, 128), "pca_means": (128,)}
 PUBLISHED_SLOTS = {32: (16, 16), 36: (32, 4), 16: (16, 0)}  # of G-TAD, tal-hmo, G-TAD of style 0
 UNKNOWN_SEED = -1
 State = Mapping[str, Tensor]
@@ -41,7 +42,7 @@ class Imported:
     """What became of a file.
 
     Attributes:
-        kind: muses, pgcn, gtad, i3d or vggish.
+        kind: muses, pgcn, gtad, i3d, vggish or vggish_pca.
         labels: classes of a detector, else empty.
         widths: channels of every stream of features that a detector takes, else empty.
         options: of the detector, or of the stream's backbone, that were read off or given.
@@ -106,8 +107,10 @@ def import_checkpoint(
     Args:
         source: written by ``torch.save``; nothing in it is executed.
         out: a checkpoint for a detector, a file of weights for a backbone; written whole or not at all.
-        kind: muses, pgcn, gtad, i3d, vggish; "auto" goes by the names in the file.
-        labels: names of the classes in the order of their numbers; None: class_1, class_2, ...
+        kind: muses, pgcn, gtad, i3d, vggish, or vggish_pca (the post-processor's parameters, which become
+            AudioSet's .npz); "auto" goes by the names in the file.
+        labels: names of the classes in the order of their numbers; None: class_1, class_2, ..., or action
+            for a detector that knows no classes.
         widths: channels of every stream of the features, as they will be given to `predict`; None: one
             stream, or with attention the picture and 128 channels of sound.
         options: of the detector by name, in place of what the shapes tell and of the published values.
@@ -153,7 +156,12 @@ def recognise(released: Released) -> str:
         if detector.mark in released.state:
             return kind
     names = {pytorch_i3d_name(name) for name in released.state}
-    for kind, mark in (("i3d", "Conv3d_1a_7x7.conv3d.weight"), ("vggish", "embeddings.0.weight")):
+    marks = {
+        "i3d": "Conv3d_1a_7x7.conv3d.weight",
+        "vggish": "embeddings.0.weight",
+        "vggish_pca": "pca_eigen_vectors",
+    }
+    for kind, mark in marks.items():
         if mark in names:
             return kind
     some = ", ".join(list(released.state)[:3])
@@ -228,12 +236,28 @@ def _vggish(released: Released, out: str | Path) -> Imported:
     return Imported("vggish", options={"width": config.width})
 
 
+def _vggish_pca(released: Released, out: str | Path) -> Imported:
+    shapes = _Shapes(released.state, released.source, "vggish_pca")
+    for name, wanted in PCA_SHAPES.items():
+        found = shapes.of(name, len(wanted))
+        if found != wanted:
+            raise InputError(released.source, f"has shape {found}, but VGGish wants {wanted}", name)
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        vectors, means = (released.state[name].numpy() for name in PCA_SHAPES)
+        np.savez(file, pca_eigen_vectors=vectors, pca_means=means)
+    return Imported("vggish_pca")
+
+
 DETECTORS = {
     "muses": _Kind("roi_head.activity_fc.weight", _muses, regresses=True),
     "pgcn": _Kind("Act_GCN.gc1.weight", _pgcn, regresses=True),
     "gtad": _Kind("backbone1.0.weight", _gtad, regresses=False),
 }
-BACKBONES: dict[str, Callable[[Released, str | Path], Imported]] = {"i3d": _i3d, "vggish": _vggish}
+BACKBONES: dict[str, Callable[[Released, str | Path], Imported]] = {
+    "i3d": _i3d,
+    "vggish": _vggish,
+    "vggish_pca": _vggish_pca,
+}
 
 
 def _save_backbone(released: Released, state: State, config: BackboneConfig, out: str | Path) -> None:
@@ -243,10 +267,11 @@ def _save_backbone(released: Released, state: State, config: BackboneConfig, out
 
 
 def _labels(released: Released, classes: int | None, labels: Sequence[str] | None) -> list[str]:
+    if labels is None and classes is None:
+        return ["action"]
     if labels is None:
-        count = 1 if classes is None else classes
         logger.warning("%s: its classes have no names; they are called class_1, ...", released.source)
-        return [f"class_{k}" for k in range(1, count + 1)]
+        return [f"class_{k}" for k in range(1, (classes or 0) + 1)]
     if classes is not None and len(labels) != classes:
         problem = f"has {classes} classes, but {len(labels)} labels are given: is it of another dataset?"
         raise InputError(released.source, problem)
