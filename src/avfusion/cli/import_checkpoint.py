@@ -11,7 +11,8 @@ DESCRIPTION = """\
 Turn a released checkpoint of MUSES, P-GCN or G-TAD (with or without the RM attention of tal-hmo) into a
 checkpoint of AVFusion, or released weights of I3D (both common layouts) or VGGish into a file that `weights`
 of a stream takes (and those of VGGish's post-processor into AudioSet's .npz). What it is, how many classes it
-knows and how wide it is are read off names and shapes. Nothing in the file is executed. Names that are missing or left over, and other shapes, are refused."""
+knows and how wide it is are read off names and shapes. Nothing in the file is executed. Names that are
+missing or left over, and other shapes, are refused."""
 EPILOG = """\
 examples:
   avfusion import-checkpoint thumos_rgb.pth.tar --labels thumos14_classes.txt --out muses_rgb.pt
@@ -86,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Names of classes: those of annotations (``.json``), or the lines of a text.
+    """Names of classes: those of annotations (``.json``, or a folder of tables), or the lines of a text.
 
     Raises:
         InputError: the file cannot be read, or holds no names.
     """
-    if path.suffix == ".json":
+    if path.is_dir() or ".json" in path.suffixes:
         from avfusion.data.annotations import read_annotations
 
         return list(read_annotations(path).labels)

@@ -280,9 +280,9 @@ def _read_file(path: Path) -> Any:
 
 
 def _read_csv(path: Path) -> NDArray[np.float32]:
-    """Numbers, a snippet per line; a first line that holds something else is a header."""
+    """Numbers, a snippet per line; a first line of anything else, or that counts columns, is a header."""
     lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
-    if lines and not all(map(_is_number, lines[0][1].split(","))):
+    if lines and _is_header(lines[0][1].split(",")):
         lines = lines[1:]
     if not lines:
         return np.zeros((0, 0), dtype=np.float32)
@@ -306,6 +306,12 @@ def _csv_error(path: Path, lines: Sequence[tuple[int, str]]) -> InputError:
             problem = f"has {len(cells)} values, the lines before have {columns}"
             return InputError(path, problem, f"line {number}")
     return InputError(path, "is no table of numbers")
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether a line names columns; pandas calls them 0, 1, 2, ... if nobody says otherwise."""
+    counted = len(cells) > 2 and [cell.strip() for cell in cells] == [str(k) for k in range(len(cells))]
+    return counted or not all(map(_is_number, cells))
 
 
 def _is_number(text: str) -> bool:
