@@ -60,6 +60,36 @@ def test_muses(golden: Path, tmp_path: Path, name: str, kind: str) -> None:
             torch.testing.assert_close(ours.flatten(1), wanted, rtol=1e-5, atol=tolerance)
 
 
+def test_attention_trains_from_released_weights(golden: Path, tmp_path: Path) -> None:
+    """The first batch of the golden data: its stored loss to begin with, and less after every step."""
+    import_checkpoint(released(golden, "muses_rm", tmp_path / "m.pth.tar"), tmp_path / "m.pt")
+    detector = load_detector(read_checkpoint(tmp_path / "m.pt")).eval()  # without dropout, as stored
+    assert isinstance(detector, Muses)
+    features = torch.from_numpy(recipe_input("in:muses/rm/features/step0", (2, 1152, 96)))
+    with np.load(golden / "muses" / "model_rm.npz", allow_pickle=False) as data:
+        rois, kinds, labels = (
+            torch.from_numpy(data[f"train0/{name}"].astype(np.int64))
+            for name in ("rois", "prop_type", "prop_label")
+        )
+        targets = torch.from_numpy(data["train0/reg_target_in"])
+    index = torch.arange(2)[:, None, None].expand(2, 8, 1)
+    indexed = torch.cat([index, rois], dim=2).flatten(0, 1)
+    attention = {name: p for name, p in detector.named_parameters() if name.startswith(("U_v", "U_a"))}
+    optimiser = torch.optim.SGD(attention.values(), lr=1e-4)
+    losses = []
+    for _ in range(4):
+        optimiser.zero_grad()
+        loss = detector.losses(detector.score(features, indexed), kinds, labels, targets)["total"]
+        loss.backward()
+        for name, parameter in attention.items():
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+        optimiser.step()
+        losses.append(loss.item())
+    wanted = json.loads((golden / "muses" / "model_rm.json").read_text())["train0"]["total"]
+    assert losses[0] == pytest.approx(wanted, rel=1e-5)
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.99 * losses[0]
+
+
 @pytest.mark.parametrize(("name", "kind"), [("pgcn", "rgb"), ("pgcn_rm", "rm")])
 def test_pgcn(golden: Path, tmp_path: Path, name: str, kind: str) -> None:
     source = released(golden, name, tmp_path / "p.pth")
