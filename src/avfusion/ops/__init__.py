@@ -5,13 +5,16 @@ from avfusion.ops.iou import iou1d
 from avfusion.ops.msta import merge_branches, msta_conv1d
 from avfusion.ops.nms import nms1d
 from avfusion.ops.roi_pool import roi_max_pool1d
+from avfusion.ops.tvl1 import TVL1Options, tvl1_flow
 
 __all__ = [
     "ExtensionStatus",
+    "TVL1Options",
     "extension_status",
     "iou1d",
     "merge_branches",
     "msta_conv1d",
     "nms1d",
     "roi_max_pool1d",
+    "tvl1_flow",
 ]
