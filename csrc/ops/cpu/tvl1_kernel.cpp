@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "../tvl1.h"
+#include "../tvl1_arguments.h"
 
 // Rows are written as loops that compilers turn into vector instructions; on Linux with GCC for several
 // instruction sets, of which the loader takes the best. The options make square roots and comparisons
@@ -501,10 +501,10 @@ class Solver {
   float* zeros_ = nullptr;
 };
 
-at::Tensor tvl1_flow_cpu(const at::Tensor& first, const at::Tensor& second, double tau, double lambda, double theta,
+at::Tensor tvl1_flow_cpu(const at::Tensor& first, const at::Tensor& second, double tau, double weight, double theta,
                          int64_t scales, int64_t warps, double epsilon, int64_t inner, int64_t outer,
                          double scale_step, int64_t median) {
-  const Options options = tvl1::check(first, second, tau, lambda, theta, scales, warps, epsilon, inner, outer,
+  const Options options = tvl1::read_arguments(first, second, tau, weight, theta, scales, warps, epsilon, inner, outer,
                                       scale_step, median);
   const auto from = first.contiguous(), to = second.contiguous();
   const Size size{static_cast<int>(first.size(1)), static_cast<int>(first.size(2))};
