@@ -2,7 +2,7 @@
 //
 // On CUDA the team is a block or a cluster of blocks (tvl1_kernel.cu); all iterations run without the host, and
 // the team decides when they end. Compiled for the host, a team of one thread runs the very same code, which is
-// how it is tested where there is no GPU (tests/unit/test_tvl1_team.py).
+// how it is tested where there is no GPU (tests/unit/test_tvl1.py).
 //
 // A team has
 //   each(size, f)   calls f(x, y) for every pixel, each in one of its threads;
@@ -226,8 +226,7 @@ class PairSolver {
         team_.post(update_flow());
         team_.sync();
         moving = team_.total() > enough;
-        update_dual(flow_plane(0), memory_ + layout_.dual[0][0], memory_ + layout_.dual[0][1]);
-        update_dual(flow_plane(1), memory_ + layout_.dual[1][0], memory_ + layout_.dual[1][1]);
+        update_dual();
         team_.sync();
       }
     }
@@ -258,17 +257,22 @@ class PairSolver {
     return change;
   }
 
-  AVFUSION_TEAM void update_dual(const float* u, float* dual_x, float* dual_y) {
+  AVFUSION_TEAM void update_dual() {
     const int width = size_.width, height = size_.height;
+    const float *u = flow_plane(0), *v = flow_plane(1);
+    float *px = memory_ + layout_.dual[0][0], *py = memory_ + layout_.dual[0][1];
+    float *qx = memory_ + layout_.dual[1][0], *qy = memory_ + layout_.dual[1][1];
     const float rate = options_.tau / options_.theta;
     team_.each(size_, [&](int x, int y) {
       const int64_t i = static_cast<int64_t>(y) * width + x;
-      const float right = x + 1 < width ? u[i + 1] - u[i] : 0.0f;
-      const float down = y + 1 < height ? u[i + width] - u[i] : 0.0f;
-      float new_x = dual_x[i], new_y = dual_y[i];
-      dual(rate, right, down, &new_x, &new_y);
-      dual_x[i] = new_x;
-      dual_y[i] = new_y;
+      const int64_t right = x + 1 < width ? i + 1 : i, below = y + 1 < height ? i + width : i;
+      float new_px = px[i], new_py = py[i], new_qx = qx[i], new_qy = qy[i];
+      dual(rate, u[right] - u[i], u[below] - u[i], &new_px, &new_py);
+      dual(rate, v[right] - v[i], v[below] - v[i], &new_qx, &new_qy);
+      px[i] = new_px;
+      py[i] = new_py;
+      qx[i] = new_qx;
+      qy[i] = new_qy;
     });
   }
 
