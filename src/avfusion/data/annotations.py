@@ -49,7 +49,7 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         InputError: malformed structure, a value that means nothing, or a video in two subsets.
     """
-    annotations, problems = examine_annotations([Path(path)])
+    annotations, problems = examine_annotations([Path(path)], locate=False)
     if problems:
         raise problems[0]
     _warn_of_the_undetectable(annotations)
@@ -61,6 +61,8 @@ def examine_annotations(
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     source: str | Path = "annotations",
+    locate: bool = True,
+    subset_needed: bool = True,
 ) -> tuple[Annotations, list[InputError]]:
     """Read annotations, and everything that is wrong with them in the order of the file.
 
@@ -69,6 +71,8 @@ def examine_annotations(
         format: name of an adapter (`avfusion.data.adapters.FORMATS`); None: guessed from the file's name.
         options: of the adapter.
         source: where format and options come from, for messages.
+        locate: find the line of a problem, and keys that stand twice, also in a JSON (which takes a while).
+        subset_needed: whether every video must say which subset it is in; else it may be in the subset "".
 
     Returns:
         What could be read, and the problems; the former is of use only if there are none of the latter.
@@ -77,6 +81,7 @@ def examine_annotations(
         InputError: an unknown format or option, or a file in which nothing can be read at all.
     """
     build = Builder(", ".join(map(str, paths)))
+    build.locate, build.subset_needed = locate, subset_needed
     read = adapters.reader(format or adapters.guess(paths), source)
     read(paths, build, options or {})
     annotations = build.finish()

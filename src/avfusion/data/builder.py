@@ -5,6 +5,7 @@ once, a segment has a start before its end. A problem does not stop the reading,
 all of them at once, each with its place.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from avfusion.data.instances import Annotations, Instance, VideoAnnotation
@@ -18,19 +19,25 @@ class Builder:
         source: file or folder that is being read; adapters that read several set it for each.
         problems: everything that is wrong, in the order of the file.
         labels: the classes in the order that networks use, if the file says so.
+        lines: line by place, where an adapter knows places that are no lines; messages then tell both.
+        locate: whether an adapter should find out these lines, which takes time.
+        subset_needed: whether every video must name its subset; else it is in the subset "".
     """
 
     def __init__(self, source: str | Path) -> None:
         self.source = str(source)
         self.problems: list[InputError] = []
         self.labels: list[str] | None = None
+        self.lines: Mapping[str, int] = {}
+        self.locate, self.subset_needed = False, True
         self._subset: dict[str, str] = {}
         self._duration: dict[str, float] = {}
         self._instances: dict[str, list[Instance]] = {}
 
     def refuse(self, where: str | None, problem: str) -> None:
         """Note a problem of the current source."""
-        self.problems.append(InputError(self.source, problem, where))
+        line = self._line(where) if where else None
+        self.problems.append(InputError(self.source, problem, f"line {line}, {where}" if line else where))
 
     def video(self, where: str, name: str, subset: str, duration: float | None = None) -> None:
         """A video, its subset and its length in seconds; the same may be said of it again."""
@@ -67,6 +74,15 @@ class Builder:
             self._instances[video] = [
                 i for i in instances if i.label != label or (i.start, i.end) not in times
             ]
+
+    def _line(self, place: str) -> int | None:
+        """Line of the innermost known place around `place`."""
+        while place not in self.lines:
+            cut = max(place.rfind("."), place.rfind("["))
+            if cut < 0:
+                return None
+            place = place[:cut]
+        return self.lines[place]
 
     def finish(self) -> Annotations:
         """The annotations of what is right; labels in alphabetical order unless the file gave theirs."""
