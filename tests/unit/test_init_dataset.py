@@ -67,7 +67,7 @@ def test_from_clips_and_a_table_to_a_configuration_that_is_valid(
     assert "6 videos (0.01 h, 0 without sound), 11 instances of 2 classes" in told
     assert "instances last 1.2 s (median)" in told
     assert "subsets dealt by seed: train 4 videos, test 2 videos" in told
-    assert "note: 1 annotated videos have no file and are left out: lost" in told
+    assert "note: 1 annotated videos have no file and are left out: lost (line 13)" in told
     assert "note: 1 files cannot be opened and will be left out: clip5" in told
     assert "snakemake --cores all results/mine/mAP.tsv" in told
     config = load_workflow({"default": ["mine"]}, SCHEMAS)
@@ -139,8 +139,8 @@ def test_all_problems_are_told_at_once_each_with_its_line(
         f"problem: {path}: line 6: is not UTF-8 text (byte 0xfc): save the file as UTF-8",
         f"problem: {path}: line 4: the video 'clip0' is in subset 'test' here, and in 'train' above",
         f"problem: {path}: line 5: the segment ends at 3 s, before it starts at 4 s",
-        f"problem: {path}: labels: are these one class? 'Run' (2 times, first in clip0), 'run' (1 times, first in"
-        " clip1): write it in one way",
+        f"problem: {path}: labels: are these one class? 'Run' (2 times, first on line 2), 'run' (1 times, first"
+        " on line 3): write it in one way",
     ]
     assert f"error: {path}: 5 problems (see above); nothing has been written" in told.err
     assert not list((workflow / "config" / "datasets").iterdir())

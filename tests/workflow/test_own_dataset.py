@@ -67,7 +67,7 @@ def test_annotations_that_are_wrong_stop_the_workflow_before_anything_expensive(
     for line in (
         "mine.csv: line 3: the video 'a' is in subset 'test' here, and in 'train' above",
         "mine.csv: line 4: the segment ends at 1 s, before it starts at 2 s",
-        "mine.csv: labels: are these one class? 'Run' (1 times, first in a), 'run' (1 times, first in a)",
+        "mine.csv: labels: are these one class? 'Run' (1 times, first on line 2), 'run' (1 times",
     ):
         assert line in output
     assert "(and 2 more problems" in output

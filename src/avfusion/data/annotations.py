@@ -16,6 +16,7 @@ from typing import Any
 
 from avfusion.data import adapters
 from avfusion.data.builder import Builder
+from avfusion.data.checks import similar_labels
 from avfusion.data.instances import Annotations, Instance, VideoAnnotation
 from avfusion.errors import InputError
 from avfusion.files import write_json
@@ -49,7 +50,7 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         InputError: malformed structure, a value that means nothing, or a video in two subsets.
     """
-    annotations, problems = examine_annotations([Path(path)], locate=False)
+    annotations, problems = examine_annotations([Path(path)], thorough=False)
     if problems:
         raise problems[0]
     _warn_of_the_undetectable(annotations)
@@ -61,7 +62,7 @@ def examine_annotations(
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     source: str | Path = "annotations",
-    locate: bool = True,
+    thorough: bool = True,
     subset_needed: bool = True,
 ) -> tuple[Annotations, list[InputError]]:
     """Read annotations, and everything that is wrong with them in the order of the file.
@@ -71,7 +72,8 @@ def examine_annotations(
         format: name of an adapter (`avfusion.data.adapters.FORMATS`); None: guessed from the file's name.
         options: of the adapter.
         source: where format and options come from, for messages.
-        locate: find the line of a problem, and keys that stand twice, also in a JSON (which takes a while).
+        thorough: look also for classes written in two ways, for keys that stand twice in a JSON, and for the
+            line of its problems.
         subset_needed: whether every video must say which subset it is in; else it may be in the subset "".
 
     Returns:
@@ -81,10 +83,12 @@ def examine_annotations(
         InputError: an unknown format or option, or a file in which nothing can be read at all.
     """
     build = Builder(", ".join(map(str, paths)))
-    build.locate, build.subset_needed = locate, subset_needed
+    build.thorough, build.subset_needed = thorough, subset_needed
     read = adapters.reader(format or adapters.guess(paths), source)
     read(paths, build, options or {})
     annotations = build.finish()
+    if thorough:
+        build.problems += similar_labels(annotations, build.labels_at)
     return annotations, build.problems
 
 

@@ -20,7 +20,8 @@ class Builder:
         problems: everything that is wrong, in the order of the file.
         labels: the classes in the order that networks use, if the file says so.
         lines: line by place, where an adapter knows places that are no lines; messages then tell both.
-        locate: whether an adapter should find out these lines, which takes time.
+        thorough: whether to find out these lines, and keys that stand twice, which takes time.
+        labels_at: where each class is named first.
         subset_needed: whether every video must name its subset; else it is in the subset "".
     """
 
@@ -29,21 +30,24 @@ class Builder:
         self.problems: list[InputError] = []
         self.labels: list[str] | None = None
         self.lines: Mapping[str, int] = {}
-        self.locate, self.subset_needed = False, True
+        self.thorough, self.subset_needed = False, True
+        self.labels_at: dict[str, str] = {}
+        self._videos_at: dict[str, str] = {}
         self._subset: dict[str, str] = {}
         self._duration: dict[str, float] = {}
         self._instances: dict[str, list[Instance]] = {}
 
     def refuse(self, where: str | None, problem: str) -> None:
         """Note a problem of the current source."""
-        line = self._line(where) if where else None
-        self.problems.append(InputError(self.source, problem, f"line {line}, {where}" if line else where))
+        self.problems.append(InputError(self.source, problem, self._located(where)))
 
     def video(self, where: str, name: str, subset: str, duration: float | None = None) -> None:
         """A video, its subset and its length in seconds; the same may be said of it again."""
         if not name.strip():
             self.refuse(where, "the id of the video is empty")
             return
+        if name not in self._videos_at:
+            self._videos_at[name] = self._located(where) or ""
         known = self._subset.setdefault(name, subset)
         if known != subset:
             self.refuse(where, f"the video '{name}' is in subset '{subset}' here, and in '{known}' above")
@@ -66,6 +70,8 @@ class Builder:
             self.refuse(where, f"the segment starts at {start:g} s, before the video does")
         else:
             self._instances.setdefault(video, []).append(Instance(start, end, label))
+            if label not in self.labels_at:
+                self.labels_at[label] = self._located(where) or ""
 
     def drop_repeats(self, label: str, of: str) -> None:
         """Drop the instances of `label` that stand there with the same times as `of` as well."""
@@ -75,14 +81,12 @@ class Builder:
                 i for i in instances if i.label != label or (i.start, i.end) not in times
             ]
 
-    def _line(self, place: str) -> int | None:
-        """Line of the innermost known place around `place`."""
-        while place not in self.lines:
-            cut = max(place.rfind("."), place.rfind("["))
-            if cut < 0:
-                return None
-            place = place[:cut]
-        return self.lines[place]
+    def _located(self, where: str | None) -> str | None:
+        """`where` with its line, which is that of the innermost known place around it."""
+        place = where or ""
+        while place and place not in self.lines:
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        return f"line {self.lines[place]}, {where}" if place else where
 
     def finish(self) -> Annotations:
         """The annotations of what is right; labels in alphabetical order unless the file gave theirs."""
@@ -94,4 +98,4 @@ class Builder:
             name: VideoAnnotation(subset, self._duration.get(name), tuple(self._instances[name]))
             for name, subset in self._subset.items()
         }
-        return Annotations(videos, tuple(labels), self.source)
+        return Annotations(videos, tuple(labels), self.source, places=self._videos_at)

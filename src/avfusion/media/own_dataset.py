@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from avfusion.data.annotations import PAST_END_TOLERANCE, Annotations, examine_annotations
-from avfusion.data.checks import listed, similar_labels, without_annotations, without_files
+from avfusion.data.checks import listed, without_annotations, without_files
 from avfusion.data.splitting import TEST, TRAIN, split
 from avfusion.errors import InputError
 from avfusion.media.listing import SUFFIXES, file_of
@@ -63,7 +63,7 @@ def survey(videos: str | Path, annotations: str | Path, share: float = 0.25, see
     """
     files, problems = _files(Path(videos))
     found, wrong = examine_annotations([Path(annotations)], subset_needed=False)
-    result = Survey(found, files, problems=[*problems, *wrong, *similar_labels(found)])
+    result = Survey(found, files, problems=[*problems, *wrong])
     _match(result, str(annotations))
     _open_files(result)
     _check_ends(result)
@@ -129,9 +129,8 @@ def _match(result: Survey, source: str) -> None:
         result.problems.append(InputError(source, problem))
         return
     if missing:
-        result.notes.append(
-            f"{len(missing)} annotated videos have no file and are left out: {listed(missing)}"
-        )
+        told = listed(f"{name} ({result.annotations.places.get(name, '?')})" for name in missing)
+        result.notes.append(f"{len(missing)} annotated videos have no file and are left out: {told}")
     if unknown:
         result.notes.append(f"{len(unknown)} files have no annotations and are not used: {listed(unknown)}")
     kept = {name: v for name, v in result.annotations.videos.items() if name not in set(missing)}

@@ -32,7 +32,7 @@ def load(path: Path, build: Builder) -> Any:
     build.source = str(path)
     text = read_text(path)
     content = parse_json(path, text)
-    if build.locate:
+    if build.thorough:
         found = places(text)
         build.lines = found.lines
         for place, line in found.repeated:
