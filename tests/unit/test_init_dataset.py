@@ -139,8 +139,8 @@ def test_all_problems_are_told_at_once_each_with_its_line(
         f"problem: {path}: line 6: is not UTF-8 text (byte 0xfc): save the file as UTF-8",
         f"problem: {path}: line 4: the video 'clip0' is in subset 'test' here, and in 'train' above",
         f"problem: {path}: line 5: the segment ends at 3 s, before it starts at 4 s",
-        f"problem: {path}: labels: are these one class? 'Run' (2 times, first on line 2), 'run' (1 times, first"
-        " on line 3): write it in one way",
+        f"problem: {path}: labels: are these one class? 'Run' (2 times, first on line 2), 'run' (1 times,"
+        " first on line 3): write it in one way",
     ]
     assert f"error: {path}: 5 problems (see above); nothing has been written" in told.err
     assert not list((workflow / "config" / "datasets").iterdir())
