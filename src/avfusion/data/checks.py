@@ -1,5 +1,6 @@
 """What may be wrong with annotations although every line of them makes sense."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -10,7 +11,7 @@ SHOWN = 5  # names in a message
 
 
 def similar_labels(annotations: Annotations, places: Mapping[str, str]) -> list[InputError]:
-    """Classes whose names differ in case, blanks, hyphens or underscores only, by mistake perhaps.
+    """Classes whose names differ in case, blanks or underscores only, by mistake perhaps.
 
     Args:
         places: where each class is named first.
@@ -18,7 +19,7 @@ def similar_labels(annotations: Annotations, places: Mapping[str, str]) -> list[
     counts = Counter(i.label for video in annotations.videos.values() for i in video.instances)
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        groups["".join(c for c in label.casefold() if c.isalnum()) or label].append(label)
+        groups[re.sub(r"[\s_]+", "", label.casefold())].append(label)
     problems = []
     for labels in groups.values():
         if len(labels) > 1:
