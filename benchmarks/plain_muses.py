@@ -1,8 +1,8 @@
 """The plain formulation of training MUSES, which the engine is compared with.
 
 One video at a time; the four branches of a layer as gathers and matrix products, over the whole video;
-proposals pooled one by one and bin by bin; hard negatives found by a loop over scores; every loss waited for. It
-uses the parameters of an `avfusion` detector, so that both can start from the same weights.
+proposals pooled one by one and bin by bin; hard negatives found by a loop over scores; every loss waited for.
+It uses the parameters of an `avfusion` detector, so that both can start from the same weights.
 """
 
 import math

@@ -6,10 +6,10 @@
 
 On a CPU, MUSES goes through the videos once with the engine and once in the plain formulation
 (plain_muses.py), with the same weights, order and proposals and without dropout, so that the losses can be
-compared. How much the engine gains depends on the proposals: it computes only what they read, and the table says
-how much that is. On CUDA, the published schedule of a detector runs from beginning to end, unless it would take
-longer than ``--limit``: then as many epochs as fit, and the rest is extrapolated from their mean, which the table
-says. An epoch of two-stage detectors goes through the videos 20 times.
+compared. How much the engine gains depends on the proposals: it computes only what they read, and the table
+says how much that is. On CUDA, the published schedule of a detector runs from beginning to end, unless it
+would take longer than ``--limit``: then as many epochs as fit, and the rest is extrapolated from their mean,
+which the table says. An epoch of two-stage detectors goes through the videos 20 times.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("detector", choices=sorted(DETECTORS))
+    parser.add_argument("detector", choices=sorted(DETECTORS), nargs="?", default="muses")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--videos", type=int, default=thumos.VIDEOS, help="fewer than THUMOS14 has")
     parser.add_argument("--limit", type=float, default=600, help="seconds that a schedule may take")

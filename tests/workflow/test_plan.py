@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     "pysoundfile": "soundfile",
     "matplotlib-base": "matplotlib",
     "yt-dlp": "yt_dlp",
+    "pyyaml": "yaml",
 }
 
 

@@ -45,6 +45,7 @@ from avfusion.detectors.gtad_windows import (
     window_starts,
     window_targets,
 )
+from avfusion.detectors.packing import on_device
 from avfusion.errors import InputError
 from avfusion.fusion.attention import attend, attended_width, attention_layers
 from avfusion.ops import project_align1d
@@ -52,7 +53,6 @@ from avfusion.options import require
 
 INPUT_GROUPS = 4  # of the first convolution
 EXTENSION = 0.5  # of a candidate on both sides, in its lengths
-CLASSIFICATION_WEIGHT = 10.0
 WINDOWS_AT_ONCE = 8  # when predicting
 
 # How G-TAD was trained on THUMOS14, where that differs from `avfusion.engine.schedule.TrainingOptions`.
@@ -88,7 +88,8 @@ class Options:
             nothing that begins after the last snippet; false is as published.
         style: which neighbours of a snippet are the context of a candidate: 0 none, 1 those by the features
             that are aligned, 2 those that the graph layers before found.
-        sampling_ratio: samples per slot of the alignment; 0 takes as many as the slot has snippets.
+        sampling_ratio: samples per slot of the alignment; 0 takes as many as the slot has snippets. Where the
+            context has another number of slots (tal-hmo), it always takes 0, as published there.
         inner_slots: slots of a candidate's own features.
         context_slots: slots of the features of its snippets' neighbours.
         neighbours: nearest snippets, itself included, that a snippet is joined with.
@@ -98,6 +99,9 @@ class Options:
         groups: of the convolutions inside of a graph layer, each 4 channels wide.
         attention: blocks of attention between the picture (the first stream) and the sound (the others);
             0 leaves the streams side by side.
+        regression_weight: weight of the loss of the estimated tIoU; the boundaries' loss has 1. (The code for
+            ActivityNet has 10 here and 1 below, as BMN.)
+        classification_weight: weight of the loss that tells actions from the rest.
         ranking: how the maps become ranked proposals.
         classifier: "linear" measures on the training videos a classifier of segments, which gives detections
             of its own; "none" leaves classes to another source, as published.
@@ -120,6 +124,8 @@ class Options:
     hidden_3d: int = 512
     groups: int = 32
     attention: int = 0
+    regression_weight: float = 1.0
+    classification_weight: float = 10.0
     ranking: RankingOptions = field(default_factory=RankingOptions)
     classifier: Literal["none", "linear"] = "none"
 
@@ -131,6 +137,8 @@ class Options:
         ):
             value, bound = getattr(self, name), least.get(name, 1)
             require(value >= bound, name, f"must be at least {bound}, not {value}")
+        for name in ("regression_weight", "classification_weight"):
+            require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
         for name in ("max_duration", "neighbours"):
             fits = getattr(self, name) <= self.temporal_scale
             require(fits, name, f"must be at most temporal_scale ({self.temporal_scale})")
@@ -255,7 +263,7 @@ class Gtad(Detector[RankedProposals]):
             features, weight = torch.cat([features, context], 1), torch.cat([own, other], 1)
             return project_align1d(features, self.anchors, weight, bias, ratio)
         inner = project_align1d(features, self.anchors, own, bias, ratio)
-        return inner + project_align1d(context, self.anchors, other, None, ratio)
+        return inner + project_align1d(context, self.anchors, other)
 
     def training_set(self, videos: Sequence[Video]) -> "GtadTrainingSet":
         """All windows that have an instance; fits the classifier of segments, if there is one."""
@@ -266,15 +274,20 @@ class Gtad(Detector[RankedProposals]):
         return GtadTrainingSet(videos, self)
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """The losses of the maps and of the boundaries, and their published sum."""
-        batch = Example(*(torch.stack(column).to(self.mask.device) for column in zip(*examples, strict=True)))
+        """The losses of the maps and of the boundaries, and their weighted sum."""
+        columns = zip(*examples, strict=True)
+        batch = Example(*(on_device(torch.stack(column), self.mask.device) for column in columns))
         return self.losses(self.maps(batch.features), batch._replace(uniform=batch.uniform.transpose(0, 1)))
 
     def losses(self, maps: Maps, batch: Example) -> dict[str, Tensor]:
         """Losses of a batch: an `Example` of stacked targets, but with draws (2, B, D, T)."""
         regression, classification = subgraph_loss(maps.candidates, batch.iou, self.mask, batch.uniform)
         node = node_loss(maps.start, maps.end, batch.start, batch.end)
-        total = regression + CLASSIFICATION_WEIGHT * classification + node
+        options = self.options
+        maps_together = (
+            options.regression_weight * regression + options.classification_weight * classification
+        )
+        total = maps_together + node
         return {"regression": regression, "classification": classification, "node": node, TOTAL: total}
 
     @torch.no_grad()
