@@ -13,10 +13,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from avfusion import __version__
-from avfusion.cli import doctor, evaluate, extract, import_checkpoint, import_features
+from avfusion.cli import (
+    doctor,
+    evaluate,
+    export_features,
+    extract,
+    import_checkpoint,
+    import_features,
+    weights,
+)
 from avfusion.errors import AvfusionError
 
-COMMANDS = (evaluate, extract, import_features, import_checkpoint, doctor)
+COMMANDS = (evaluate, extract, import_features, export_features, import_checkpoint, weights, doctor)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
 EXAMPLES = """\
 examples:
