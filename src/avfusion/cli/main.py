@@ -13,10 +13,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from avfusion import __version__
-from avfusion.cli import doctor, evaluate, extract, import_checkpoint, import_features, init_dataset
+from avfusion.cli import (
+    doctor,
+    evaluate,
+    export_features,
+    extract,
+    import_checkpoint,
+    import_features,
+    init_dataset,
+    weights,
+)
 from avfusion.errors import AvfusionError
 
-COMMANDS = (evaluate, extract, init_dataset, import_features, import_checkpoint, doctor)
+COMMANDS = (
+    *(evaluate, extract, init_dataset, import_features, export_features),
+    *(import_checkpoint, weights, doctor),
+)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
 EXAMPLES = """\
 examples:

@@ -85,9 +85,7 @@ def check_method(method: str) -> None:
         raise ValueError(f"unknown flow method '{method}', known are {', '.join(FLOW_METHODS)}")
 
 
-def _by_opencv(
-    previous: NDArray[np.uint8], following: NDArray[np.uint8], method: str
-) -> NDArray[np.float32]:
+def _by_opencv(previous: NDArray[np.uint8], following: NDArray[np.uint8], method: str) -> NDArray[np.float32]:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
