@@ -18,7 +18,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 # A fused multiply-add rounds differently, which can move the bounds of a bin.
 OPTIMISE = {"cxx": ["-O3", "-g0", "-ffp-contract=off"], "nvcc": ["-O3", "-fmad=false"]}
-# at::parallel_for is a plain loop unless OpenMP is on; torch has loaded its libgomp, which serves this as well.
+# Without OpenMP at::parallel_for is a plain loop; torch has loaded its libgomp, which serves this as well.
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 

@@ -1,11 +1,11 @@
 # Annotations, media and the manifest: what there is to learn from, and which of it can be used.
 
 
-def whose_media_are(source):
-    """Pattern of the datasets whose videos come from `source`."""
+def whose_media_are(*sources):
+    """Pattern of the datasets whose videos come from one of `sources`."""
     datasets = CONFIG.datasets.items()
     return one_of(
-        name for name, value in datasets if value["media"]["source"] == source
+        [name for name, value in datasets if value["media"]["source"] in sources]
     )
 
 
@@ -197,6 +197,31 @@ rule fetch_from_youtube:
         "../workflow/scripts/fetch_from_youtube.py"
 
 
+rule list_annotated:
+    input:
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/manifest/{shard}.tsv",
+    log:
+        "logs/{dataset}/list_annotated/{shard}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/list_annotated/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("none"),
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        subsets=option("subsets"),
+        code=code("list_annotated.py"),
+    script:
+        "../workflow/scripts/list_annotated.py"
+
+
 rule inspect_videos:
     input:
         "resources/{dataset}/media/{shard}.tsv",
@@ -206,6 +231,8 @@ rule inspect_videos:
         "logs/{dataset}/inspect_videos/{shard}.log",
     benchmark:
         "benchmarks/jobs/{dataset}/inspect_videos/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("render", "folder", "archives", "youtube"),
     conda:
         "../envs/media.yaml"
     threads: 1

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from avfusion.backbones.extract import Backbone, StreamConfig
+from avfusion.backbones.vggish import PostProcessing
 from avfusion.backbones.weights import SOURCES, BackboneConfig, load_backbone
 from avfusion.data.streams import is_sound
 from avfusion.errors import InputError
@@ -24,8 +25,9 @@ def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> Stream
     options = streams[name]
     if is_sound(name):
         follow = options["grid"] and _frames(streams[options["grid"]])
+        scheme = options.get("scheme", "centred")
         geometry: AudioGeometry | SnippetGeometry = AudioGeometry(
-            options["window"], options["stride"], follow
+            options["window"], options["stride"], follow, scheme
         )
         backbone = BackboneConfig("vggish", width=options["width"], final_relu=options["final_relu"])
     else:
@@ -33,7 +35,9 @@ def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> Stream
         backbone = BackboneConfig(
             "i3d", CHANNELS[name], options["width"], options["endpoint"], options["layout"]
         )
-    return StreamConfig(name, backbone, geometry, options.get("flow"), options["batch_size"])
+    pca = options.get("pca")
+    post = PostProcessing.read(pca, options.get("pca_rounding", "nearest")) if pca else None
+    return StreamConfig(name, backbone, geometry, options.get("flow"), options["batch_size"], post)
 
 
 def ready_backbone(config: StreamConfig, weights: str | None, device: str) -> Backbone:
@@ -54,5 +58,5 @@ def ready_backbone(config: StreamConfig, weights: str | None, device: str) -> Ba
 
 
 def _frames(options: Mapping[str, Any]) -> SnippetGeometry:
-    names = ("window", "stride", "fps", "size", "short_side")
-    return SnippetGeometry(**{name: options[name] for name in names})
+    names = ("window", "stride", "fps", "size", "short_side", "crops")
+    return SnippetGeometry(**{name: options[name] for name in names if name in options})

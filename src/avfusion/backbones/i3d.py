@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 Padding = Literal["same", "fixed"]
 Triple = tuple[int, int, int]
+Pads = tuple[int, int]
 
 MOMENTUM = 0.01  # of batch norm, as published; a network that trains for minutes wants a larger one
 DROPOUT = 0.5
@@ -69,19 +70,44 @@ class Unit3D(nn.Module):
     ) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, bias=False)
-        self.bn = nn.BatchNorm3d(outputs, eps, momentum)
+        self.bn: nn.BatchNorm3d | nn.Identity = nn.BatchNorm3d(outputs, eps, momentum)
         self.padding = padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, T, H, W) -> (B, C_out, T', H', W')."""
+    @property
+    def temporal(self) -> tuple[int, int]:
+        """Kernel and stride along time."""
+        return self.conv3d.kernel_size[0], self.conv3d.stride[0]
+
+    def forward(self, x: Tensor, pads_in_time: Pads | None = None) -> Tensor:
+        """(B, C_in, T, H, W) -> (B, C_out, T', H', W').
+
+        Args:
+            pads_in_time: zeros before and after in time, in place of what `padding` says.
+        """
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
-        pads = [_pads(self.padding, *sizes) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
+        pads = [pads_of(self.padding, *sizes) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
+        pads[0] = pads[0] if pads_in_time is None else pads_in_time
         if all(before == after for before, after in pads):  # the convolution pads by itself, without a copy
             symmetric = [before for before, _ in pads]
             x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, stride, symmetric)
         else:
             x = self.conv3d(F.pad(x, _flat(pads)))
         return F.relu(self.bn(x), inplace=True)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put batch norm, as it is in evaluation, into weights and a bias of the convolution."""
+        if isinstance(self.bn, nn.Identity):
+            return
+        norm, conv = self.bn, self.conv3d
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
+        scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
+        bias = norm.bias.double() - mean.double() * scale
+        weight = conv.weight.double() * scale[:, None, None, None, None]
+        conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+        conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
+        self.bn = nn.Identity()
 
 
 class MaxPool(nn.Module):
@@ -95,15 +121,28 @@ class MaxPool(nn.Module):
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, C, T', H', W')."""
+    @property
+    def temporal(self) -> tuple[int, int]:
+        """Kernel and stride along time."""
+        return self.kernel[0], self.stride[0]
+
+    def forward(self, x: Tensor, pads_in_time: Pads | None = None) -> Tensor:
+        """(B, C, T, H, W) -> (B, C, T', H', W').
+
+        Args:
+            pads_in_time: zeros before and after in time, in place of what `padding` says. The last window is
+                rounded up all the same.
+        """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, strict=True))
-        pads = [_pads(self.padding, *sizes) for sizes in axes]
+        pads = [pads_of(self.padding, *sizes) for sizes in axes]
+        pads[0] = pads[0] if pads_in_time is None else pads_in_time
         if x.device.type == "cpu" and not x.requires_grad:
             for axis, (_, kernel, stride) in enumerate(axes):
                 x = _max_along(x, axis + 2, kernel, stride, pads[axis])
             return x
-        if self.padding == "same":  # what SAME puts behind is what rounding up needs: no copy
+        if (
+            self.padding == "same" and pads_in_time is None
+        ):  # what SAME puts behind is what rounding up needs: no copy
             before = [before for before, _ in pads]
             return F.max_pool3d(x, self.kernel, self.stride, before, ceil_mode=True)
         return F.max_pool3d(F.pad(x, _flat(pads)), self.kernel, self.stride, ceil_mode=True)
@@ -207,6 +246,12 @@ class I3D(nn.Module):
             return features
         return self.logits(self.dropout(features)[:, :, None, None, None]).flatten(1)
 
+    def fold(self) -> None:
+        """Put every batch norm into its convolution: the same values to rounding, for inference only."""
+        for module in self.modules():
+            if isinstance(module, Unit3D):
+                module.fold()
+
     def activations(self, x: Tensor, endpoint: str | None = None) -> Tensor:
         """What an end point puts out, (B, C, T', H', W'), for clips (B, in_channels, T, H, W)."""
         for name in self.endpoints[: _position(endpoint or self.endpoint) + 1]:
@@ -241,7 +286,10 @@ class I3D(nn.Module):
             endpoint: one of `ENDPOINTS`; later layers are not computed. By default the last one built.
         """
         endpoint = endpoint or self.endpoint
-        x = self.activations(x, endpoint)
+        return self.pooled(self.activations(x, endpoint), endpoint)
+
+    def pooled(self, x: Tensor, endpoint: str) -> Tensor:
+        """The mean of an end point's activations (B, C, T', H', W') that `extract_features` takes: (B, C)."""
         if endpoint == LAST and all(size >= pool for size, pool in zip(x.shape[2:], POOL, strict=True)):
             x = F.avg_pool3d(x, POOL, stride=1)
         return x.mean(dim=(2, 3, 4))
@@ -273,7 +321,7 @@ def _position(endpoint: str) -> int:
     return ENDPOINTS.index(endpoint)
 
 
-def _pads(padding: Padding, size: int, kernel: int, stride: int) -> tuple[int, int]:
+def pads_of(padding: Padding, size: int, kernel: int, stride: int) -> Pads:
     """Zeros before and after one axis: TensorFlow's SAME, or as if the size were a multiple of the stride."""
     left = size % stride or stride if padding == "same" else stride
     total = max(kernel - left, 0)

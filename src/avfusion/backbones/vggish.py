@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avfusion.backbones.log_mel import BANDS, EXAMPLE_FRAMES
 from avfusion.errors import InputError
+from avfusion.files import sha256
 
 EMBEDDING = 128
 HIDDEN = 4096
@@ -112,6 +113,37 @@ class PcaParameters:
         low, high = PCA_RANGE
         levels = (np.clip(self.project(embeddings), low, high) - low) * (255 / (high - low))
         return (np.round(levels) if rounding == "nearest" else levels).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """AudioSet's post-processing as a step of extraction.
+
+    Attributes:
+        parameters: of the projection.
+        rounding: see `PcaParameters.quantise`.
+        source: SHA-256 of the file of the parameters, for the feature file.
+    """
+
+    parameters: PcaParameters
+    rounding: Rounding
+    source: str
+
+    @classmethod
+    def read(cls, path: str | Path, rounding: Rounding = "nearest") -> "PostProcessing":
+        """Read vggish_pca_params.npz.
+
+        Raises:
+            InputError: see `PcaParameters.read`.
+        """
+        return cls(PcaParameters.read(path), rounding, sha256(path))
+
+    def __str__(self) -> str:
+        return f"pca sha256:{self.source}, 8 bits rounded {self.rounding}"
+
+    def __call__(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The whole numbers 0..255 (N, 128) of embeddings (N, 128)."""
+        return self.parameters.quantise(embeddings, self.rounding).astype(np.float32)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -58,8 +58,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--weights", metavar="WEIGHTS", help="random:SEED, or STREAM=FILE,... (see below)")
     add("--flow", choices=("tvl1", "dis"), help="optical flow (see below)")
     add("--fps", type=float, help="frames per second to sample at (default: the video's own)")
-    add("--window", type=int, default=64, help="frames that a snippet sees (default: %(default)s)")
-    add("--stride", type=int, default=8, help="frames from one snippet to the next (default: %(default)s)")
+    add(
+        "--geometry",
+        choices=("64/8", "16/4", "16/8"),
+        default="64/8",
+        help="published window/stride in frames (default: %(default)s, of P-GCN and MUSES)",
+    )
+    add("--window", type=int, help="frames that a snippet sees (default: that of --geometry)")
+    add("--stride", type=int, help="frames from one snippet to the next (default: that of --geometry)")
     add("--size", type=int, default=224, help="pixels of the square the network sees (default: %(default)s)")
     add("--short-side", type=int, help="pixels of the shorter side before cropping (default: 8/7 of --size)")
     add(
@@ -68,7 +74,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="own",
         help="sound in snippets of 0.96 s one after the other, or around the centres of a visual stream",
     )
-    add("--batch-size", type=int, default=2, help="snippets per network call (default: %(default)s)")
+    add(
+        "--audio-scheme",
+        choices=("centred", "tal-hmo"),
+        default="centred",
+        help="sound that follows a visual stream: around its centres, or 1.2 s as tal-hmo counts",
+    )
+    add("--pca", type=Path, metavar="FILE", help="vggish_pca_params.npz: post-process the sound to 8 bits")
+    add(
+        "--crops",
+        choices=("centre", "ten"),
+        default="centre",
+        help="the middle of a frame, or the mean of ten crops",
+    )
+    add("--batch-size", type=int, default=16, help="snippets per network call (default: %(default)s)")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16"),
+        default="auto",
+        help="of I3D (default: auto, bf16 on CUDA and fp32 on the CPU)",
+    )
+    add("--compile", action="store_true", help="use torch.compile on CUDA (slow to start)")
     add(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where networks run (default: auto)"
     )
@@ -81,19 +107,19 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AvfusionError: no video gave anything.
     """
-    from avfusion.backbones.extract import extract_shard
+    from avfusion.backbones.extract import Running, extract_shard
     from avfusion.backbones.from_config import ready_backbone
     from avfusion.engine.device import choose_device
 
     videos = _by_id(args.videos)
     weights = parse_weights(args.weights, args.streams)
     streams = _stream_configs(args, weights)
-    device = str(choose_device(args.device))
-    backbones = {config.name: ready_backbone(config, weights[config.name], device) for config in streams}
+    running = Running(str(choose_device(args.device)), precision=args.precision, compiled=args.compile)
+    backbones = {c.name: ready_backbone(c, weights[c.name], running.device) for c in streams}
     for config in streams:
         print(_described(config, backbones[config.name]))
     rows = [_row(name, path) for name, path in videos.items()]
-    absent = extract_shard(rows, streams, backbones, args.out, device)
+    absent = extract_shard(rows, streams, backbones, args.out, running)
     print("\n".join(_summary(args.out, rows, args.streams, absent)))
     if all(len(absent.get(row.id, ())) == len(streams) for row in rows):
         raise AvfusionError("no video could be used; the reasons stand above")
@@ -133,12 +159,25 @@ def parse_weights(text: str | None, streams: Sequence[str]) -> dict[str, str | N
 
 def _stream_configs(args: argparse.Namespace, weights: Mapping[str, str | None]) -> "list[StreamConfig]":
     from avfusion.backbones.extract import StreamConfig
+    from avfusion.backbones.vggish import PostProcessing
     from avfusion.backbones.weights import BackboneConfig
-    from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+    from avfusion.media.snippets import (
+        PRESETS,
+        TAL_HMO_WINDOW,
+        VGGISH_EXAMPLE,
+        AudioGeometry,
+        SnippetGeometry,
+    )
 
     side = round(args.size * 8 / 7) if args.short_side is None else args.short_side
-    frames = SnippetGeometry(args.window, args.stride, args.fps, args.size, side)
-    sound = AudioGeometry(follow=None if args.audio_grid == "own" else frames)
+    window, stride = PRESETS[args.geometry]
+    window = window if args.window is None else args.window
+    stride = stride if args.stride is None else args.stride
+    frames = SnippetGeometry(window, stride, args.fps, args.size, side, args.crops)
+    heard = TAL_HMO_WINDOW if args.audio_scheme == "tal-hmo" else VGGISH_EXAMPLE
+    sound = AudioGeometry(
+        heard, follow=None if args.audio_grid == "own" else frames, scheme=args.audio_scheme
+    )
     return [
         StreamConfig(
             name=name,
@@ -146,6 +185,7 @@ def _stream_configs(args: argparse.Namespace, weights: Mapping[str, str | None])
             geometry=sound if name == "audio" else frames,
             flow=_flow_method(args.flow, weights[name]) if name == "flow" else None,
             batch_size=args.batch_size,
+            post=PostProcessing.read(args.pca) if args.pca and name == "audio" else None,
         )
         for name in args.streams
     ]

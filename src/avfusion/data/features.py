@@ -111,8 +111,10 @@ class FeatureWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for name, absent in self._absent.items() if kind is None else ():
-                self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+            if kind is None:
+                for name, absent in self._absent.items():
+                    self._file[name].attrs["absent"] = json.dumps(absent, sort_keys=True)
+                self._file.flush()  # closing may fail without a word
         except BaseException:  # a disk that is full: the file must not take its place
             self._stack.__exit__(*sys.exc_info())
             raise

@@ -20,6 +20,11 @@ MULTIPLE = 64  # packed sequences are filled up to a multiple of it: fewer diffe
 SHARE_OF_DEVICE = 0.5  # of the free memory that features may take
 
 
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether features of `size` bytes may stay on a CUDA device."""
+    return device.type == "cuda" and size < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+
+
 class FeatureBank:
     """Features of all training videos in one table of snippets, on the device if they fit there.
 
@@ -39,7 +44,7 @@ class FeatureBank:
         # The last row stands for every place where there is no snippet.
         table = np.concatenate([*features, np.zeros_like(features[0][:1])], dtype=np.float32)
         self._table = torch.from_numpy(table)
-        if device.type == "cuda" and table.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        if fits_on(device, table.nbytes):
             self._table = self._table.to(device)
 
     @property

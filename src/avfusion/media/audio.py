@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from avfusion.errors import MediaError
 from avfusion.media.container import MAX_GAP, audio_track, open_media, read_packets, time_zero
+from avfusion.media.resample import kaiser_best
 
 Samples = NDArray[np.float32]
 NO_SOUND = "no sound track"
@@ -126,8 +127,6 @@ def resample_blocks(blocks: Iterable[Samples], rate: int, target: int) -> Iterat
     if rate == target:
         yield from blocks
         return
-    import resampy
-
     common = math.gcd(rate, target)
     unit_in, unit_out = rate // common, target // common  # samples from one coincidence to the next
     reach = math.ceil((64 * max(1.0, rate / target) + 2) / unit_in) * unit_in  # 64 zero crossings a side
@@ -139,8 +138,8 @@ def resample_blocks(blocks: Iterable[Samples], rate: int, target: int) -> Iterat
         if count:
             piece = np.concatenate([before, current, following[:reach]])
             done = len(before) // unit_in * unit_out
-            resampled = resampy.resample(piece, rate, target, filter="kaiser_best")
-            yield np.asarray(resampled[done : done + count], dtype=np.float32)
+            resampled = kaiser_best(piece, rate, target)
+            yield resampled[done : done + count].astype(np.float32)
         before, current = current[-reach:], following
 
 

@@ -8,23 +8,27 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.backbones.log_mel import EXAMPLE_SAMPLES, published_windows
 from avfusion.data.features import TimeAxis
 from avfusion.errors import MediaError
 from avfusion.media.audio import Samples, cut_windows, read_blocks, resample_blocks
 from avfusion.media.decode import Image, Shown, TimeGrid, VideoReader, centre_crop
 from avfusion.media.flow import FLOW_METHODS, optical_flow, quantise
 from avfusion.media.probe import VideoInfo, too_much_missing
-from avfusion.media.snippets import AudioGeometry, SnippetGeometry, WindowBuffer
+from avfusion.media.snippets import TAL_HMO_WINDOW, AudioGeometry, SnippetGeometry, WindowBuffer
 
 SAMPLE_RATE = 16000
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 # An example's last log-mel frame begins 10 ms before the example's end and is 25 ms long.
 MEL_TAIL = 240
-Clip = NDArray[np.uint8]  # (window, size, size, channels): RGB, or flow as `quantise` gives it
+# (T, size, size, channels): RGB, or flow as `quantise` gives it; whole frames where ten crops are to be taken
+Clip = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,12 @@ class VisualSource:
     Attributes:
         geometry: of its snippets.
         flow: method of optical flow; None: RGB.
+        run: snippets that are given together, their frames once.
     """
 
     geometry: SnippetGeometry
     flow: str | None = None
+    run: int = 1
 
     def __post_init__(self) -> None:
         if self.flow is not None and self.flow not in FLOW_METHODS:
@@ -53,7 +59,7 @@ def visual_grid(info: VideoInfo, geometry: SnippetGeometry) -> tuple[TimeAxis, i
 def visual_clips(
     path: str | Path, info: VideoInfo, sources: Mapping[str, VisualSource], threads: int = 1
 ) -> Iterator[tuple[str, Clip]]:
-    """Yield (name, snippet) of all `sources` as they are complete, decoding once.
+    """Yield (name, snippets) of all `sources` as they are complete, decoding once.
 
     A source has the snippets that `visual_grid` says. Frames of a flow source are the flow from a frame of
     the grid to the next; the last is repeated, so that rgb and flow have the same snippets. Where the first
@@ -66,7 +72,9 @@ def visual_clips(
         threads: decoder threads.
 
     Yields:
-        The name, and uint8 (window, size, size, 3 or 2).
+        The name, and uint8 (T, size, size, 3 or 2) for a run of n snippets, where T is
+        ``window + (n - 1) * stride``; the last run of a source may be shorter than `VisualSource.run`. With
+        ten crops: frames as wide and high as they are.
 
     Raises:
         MediaError: see `VideoReader`; or more than a second and 5% of the track cannot be decoded.
@@ -98,18 +106,44 @@ def audio_clips(
 
     Returns:
         The axis, and float32 windows of ``window * 16000 + 240`` samples: the 240 belong to the last log-mel
-        frame, so that consecutive windows give the log-mel frames of the whole track.
+        frame, so that consecutive windows give the log-mel frames of the whole track. In the scheme of
+        tal-hmo: of 15,600 samples, the part of its windows that VGGish hears.
 
     Raises:
-        MediaError: no sound track, or none that can be decoded.
+        MediaError: no sound track, none that can be decoded, or (tal-hmo) fewer samples than snippets.
     """
+    if geometry.scheme == "tal-hmo" and follow is not None:
+        return _published_clips(path, follow[1])
     axis = geometry.axis(None if follow is None else follow[0])
-    rate, blocks = read_blocks(path)
+    blocks = _sound(path)
     length = round(axis.window * SAMPLE_RATE) + MEL_TAIL
     indices = itertools.count() if geometry.follow is None or follow is None else range(follow[1])
     starts = (round((axis.first + i * axis.stride - axis.window / 2) * SAMPLE_RATE) for i in indices)
     whole = geometry.follow is None
-    return axis, cut_windows(resample_blocks(blocks, rate, SAMPLE_RATE), starts, length, whole)
+    return axis, cut_windows(blocks, starts, length, whole)
+
+
+def _published_clips(path: str | Path, snippets: int) -> tuple[TimeAxis, Iterator[Samples]]:
+    """Snippets of tal-hmo. The track is read twice, the first time for its length: it is never held whole."""
+    samples = sum(map(len, _sound(path)))
+    if samples < snippets:
+        raise MediaError(f"{samples} samples of sound cannot be divided among {snippets} visual snippets")
+    windows = published_windows(samples, snippets)
+    step = samples // snippets / SAMPLE_RATE
+    cut = cut_windows(_sound(path), windows[:, 0].tolist(), EXAMPLE_SAMPLES, whole=False)
+    return TimeAxis(step, step, TAL_HMO_WINDOW), _silent_from(windows, cut)
+
+
+def _silent_from(windows: NDArray[np.int64], clips: Iterator[Samples]) -> Iterator[Samples]:
+    """The clips without what lies behind the end of their window."""
+    for (begin, end), clip in zip(windows.tolist(), clips, strict=True):
+        clip[end - begin :] = 0
+        yield clip
+
+
+def _sound(path: str | Path) -> Iterator[Samples]:
+    rate, blocks = read_blocks(path)
+    return resample_blocks(blocks, rate, SAMPLE_RATE)
 
 
 def _grid(info: VideoInfo, geometry: SnippetGeometry) -> TimeGrid:
@@ -121,7 +155,7 @@ class _Cutter:
 
     def __init__(self, source: VisualSource, grid: TimeGrid) -> None:
         self._source, self._grid = source, grid
-        self._windows = WindowBuffer(source.geometry)
+        self._windows = WindowBuffer(source.geometry, source.run)
         self._grey: Image | None = None  # flow: the last frame of the grid
         self._motion: Image | None = None  # flow: the last one
 
@@ -133,18 +167,25 @@ class _Cutter:
         for _ in self._grid.rest():
             yield from self._add(last)
         if self._source.flow is not None:  # no frame follows the last one
-            size = self._source.geometry.size
-            still = quantise(np.zeros((size, size, 2), np.float32))
-            yield from self._windows.push(still if self._motion is None else self._motion)
+            if self._motion is None and self._grey is not None:
+                self._motion = self._cropped(quantise(np.zeros((*self._grey.shape, 2), np.float32)))
+            if self._motion is not None:
+                yield from self._windows.push(self._motion)
         yield from self._windows.finish()
 
     def _add(self, shown: Shown) -> Iterator[Clip]:
-        image, size = shown.image(self._source.geometry.scale), self._source.geometry.size
+        image = shown.image(self._source.geometry.scale)
         if self._source.flow is None:
-            yield from self._windows.push(np.ascontiguousarray(centre_crop(image, size)))
+            yield from self._windows.push(self._cropped(image))
             return
         previous, self._grey = self._grey, np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
         if previous is not None:  # the flow of the whole frame, of which the middle is kept
             flow = optical_flow(previous, self._grey, self._source.flow)
-            self._motion = quantise(np.ascontiguousarray(centre_crop(flow, size)))
+            self._motion = quantise(self._cropped(flow))
             yield from self._windows.push(self._motion)
+
+    def _cropped(self, image: NDArray[Pixel]) -> NDArray[Pixel]:
+        geometry = self._source.geometry
+        return (
+            np.ascontiguousarray(centre_crop(image, geometry.size)) if geometry.crops == "centre" else image
+        )

@@ -1,8 +1,8 @@
 """What a snippet is: which frames it sees, and where that lies in time."""
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,14 @@ from avfusion.errors import InputError
 MAX_FPS = 1000.0
 
 VGGISH_EXAMPLE = 0.96  # seconds that one VGGish example sees
+TAL_HMO_WINDOW = 1.2  # seconds of a snippet of tal-hmo
+# Window and stride in frames of published I3D features.
+PRESETS = {
+    "64/8": (64, 8),  # P-GCN, MUSES
+    "16/4": (16, 4),  # the THUMOS14 features of one-stage detectors since ActionFormer
+    "16/8": (16, 8),
+}
+Crops = Literal["centre", "ten"]
 _SAME = 1e-6
 
 
@@ -30,8 +38,10 @@ class SnippetGeometry:
         window: frames that one snippet sees.
         stride: frames from one snippet to the next.
         fps: frames per second of the grid; None: the average rate of each video's own track.
-        size: pixels of the square that the network sees, cut from the middle.
+        size: pixels of the square that the network sees.
         short_side: pixels of the shorter side to which frames are scaled before; None: `size`.
+        crops: "centre": the middle square; "ten": the mean over the middle, the four corners, and the mirror
+            images of these five.
     """
 
     window: int = 64
@@ -39,6 +49,7 @@ class SnippetGeometry:
     fps: float | None = None
     size: int = 224
     short_side: int | None = None
+    crops: Crops = "centre"
 
     def __post_init__(self) -> None:
         for field in ("window", "stride", "size"):
@@ -49,6 +60,8 @@ class SnippetGeometry:
         if self.short_side is not None and self.short_side < self.size:
             problem = f"must be at least the size, {self.size}, not {self.short_side}"
             raise InputError("snippets", problem, "short_side")
+        if self.crops not in ("centre", "ten"):
+            raise InputError("snippets", f"must be centre or ten, not '{self.crops}'", "crops")
 
     @property
     def scale(self) -> int:
@@ -71,18 +84,24 @@ class AudioGeometry:
 
     On a grid of its own, snippets follow each other from time zero on, `stride` apart, and the rest that
     fills no window is left out (VGGish's front end does so); a shorter track is filled up with silence to
-    one snippet. If the grid follows a visual stream, there is one snippet around each of its centres, and
-    silence where there is no sound.
+    one snippet. If the grid follows a visual stream, there is one snippet for each of its own:
+
+    - scheme "centred": around its centre in time, and silence where there is no sound;
+    - scheme "tal-hmo", as published there: the sound is divided by the *number* of visual snippets, snippet
+      i is 1.2 s around the end of part i, and VGGish hears the first 0.96 s of it. What lies outside the
+      sound is cut off, and the rest moved to the front (`avfusion.backbones.log_mel.published_windows`).
 
     Attributes:
         window: seconds that one snippet sees, at least 0.96.
         stride: seconds from one snippet to the next; None: `window`. Not used if the grid follows.
         follow: geometry of the visual stream whose grid to follow; None: a grid of its own.
+        scheme: where snippets that follow a visual stream lie: "centred" or "tal-hmo".
     """
 
     window: float = VGGISH_EXAMPLE
     stride: float | None = None
     follow: SnippetGeometry | None = None
+    scheme: Literal["centred", "tal-hmo"] = "centred"
 
     def __post_init__(self) -> None:
         if self.window < VGGISH_EXAMPLE - _SAME:
@@ -90,6 +109,14 @@ class AudioGeometry:
             raise InputError("snippets", problem, "window")
         if self.stride is not None and self.stride <= 0:
             raise InputError("snippets", f"must be above 0, not {self.stride}", "stride")
+        if self.scheme not in ("centred", "tal-hmo"):
+            raise InputError("snippets", f"must be centred or tal-hmo, not '{self.scheme}'", "scheme")
+        if self.scheme == "tal-hmo":
+            if self.follow is None:
+                raise InputError("snippets", "tal-hmo needs the grid of a visual stream", "scheme")
+            if self.window != TAL_HMO_WINDOW:
+                problem = f"tal-hmo has snippets of {TAL_HMO_WINDOW} s, not {self.window}"
+                raise InputError("snippets", problem, "window")
 
     def axis(self, visual: TimeAxis | None = None) -> TimeAxis:
         """Time axis of the snippets; `visual` is the axis to follow."""
@@ -101,23 +128,43 @@ class AudioGeometry:
 
 
 class WindowBuffer:
-    """Sliding windows over frames that come one by one; holds one window of frames."""
+    """Runs of overlapping windows over frames that come one by one.
 
-    def __init__(self, geometry: SnippetGeometry) -> None:
-        self._geometry = geometry
-        self._held: deque[NDArray[np.uint8]] = deque(maxlen=geometry.window)
-        self._frames = 0
+    A run holds the frames of `windows` windows once: it is ``window + (windows - 1) * stride`` frames long.
+
+    Args:
+        geometry: window and stride.
+        windows: of a run; the last one may have fewer.
+    """
+
+    def __init__(self, geometry: SnippetGeometry, windows: int = 1) -> None:
+        self._window, self._stride, self._windows = geometry.window, geometry.stride, windows
+        self._held: list[NDArray[np.uint8]] = []
+        self._skip = 0  # frames to come that no window sees (strides larger than the window)
+        self._given = False
 
     def push(self, frame: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Add a frame; gives the window (T, ...) that it completes, if it does."""
+        """Add a frame; gives the run (T, ...) that it completes, if it does."""
+        if self._skip:
+            self._skip -= 1
+            return
         self._held.append(frame)
-        self._frames += 1
-        past = self._frames - self._geometry.window
-        if past >= 0 and past % self._geometry.stride == 0:
-            yield np.stack(self._held)
+        if len(self._held) == self._window + (self._windows - 1) * self._stride:
+            yield self._take(self._windows)
 
     def finish(self) -> Iterator[NDArray[np.uint8]]:
-        """The one window of a video shorter than that, its last frame repeated; else nothing."""
-        if 0 < self._frames < self._geometry.window:
-            held = list(self._held)
-            yield np.stack(held + held[-1:] * (self._geometry.window - len(held)))
+        """The last run, if there is one; of a video shorter than a window, its last frame is repeated."""
+        whole = (len(self._held) - self._window) // self._stride + 1
+        if whole > 0:
+            yield self._take(whole)
+        elif self._held and not self._given:
+            self._held += self._held[-1:] * (self._window - len(self._held))
+            yield self._take(1)
+
+    def _take(self, windows: int) -> NDArray[np.uint8]:
+        run = np.stack(self._held[: self._window + (windows - 1) * self._stride])
+        past = windows * self._stride
+        self._skip = max(0, past - len(self._held))
+        del self._held[:past]
+        self._given = True
+        return run

@@ -110,7 +110,7 @@ def project_align1d(
     projected = projected.reshape(*projected.shape[:2], slots, outputs)
     summed: Tensor = torch.ops.avfusion.sum_aligned1d(projected, rois, sampling_ratio)
     if bias is not None:
-        summed = summed + bias
+        summed.add_(bias)  # in place, as the sum itself is needed by no backward pass
     return summed.transpose(1, 2)
 
 
