@@ -68,15 +68,17 @@ def soft_nms(
     most = min(count, len(scores) if return_last else len(scores) - 1)
     if most < 1:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
-    arrays = (np.ascontiguousarray(value, dtype=np.float64) for value in (segments, scores))
-    found = soft_nms1d(*map(torch.from_numpy, arrays), sigma=sigma, min_score=LEAST, limit=most)
+    bounds, score = (
+        torch.from_numpy(np.ascontiguousarray(value, np.float64)) for value in (segments, scores)
+    )
+    found = soft_nms1d(bounds, score, sigma=sigma, min_score=LEAST, limit=most)
     return found.kept.numpy(), found.scores.numpy()
 
 
-def suppress(proposals: RankedProposals, options: RankingOptions, count: int) -> RankedProposals:
-    """`soft_nms` of proposals, with the options of that name."""
-    kept, scores = soft_nms(proposals.segments, proposals.scores, options.sigma, count, options.return_last)
-    return RankedProposals(proposals.segments[kept], scores)
+def suppress(segments: Floats, scores: Floats, options: RankingOptions, count: int) -> RankedProposals:
+    """What `soft_nms` leaves of segments (N, 2) with scores (N,), `count` at most."""
+    kept, decayed = soft_nms(segments, scores, options.sigma, count, options.return_last)
+    return RankedProposals(segments[kept], decayed)
 
 
 def candidate_scores(maps: NDArray[np.float32], proposed: NDArray[np.bool_]) -> Floats:
@@ -101,9 +103,11 @@ def rank(
         if options.longest is not None:
             length = window[:, 1] - window[:, 0]
             score = np.where(length >= options.longest * snippet * (1 - 1e-9), 0.0, score)
-        parts.append(suppress(RankedProposals(window, score), options, options.per_window))
+        parts.append(suppress(window, score, options, options.per_window))
     union = join(parts)
-    return suppress(union, options, options.per_video) if len(union) > 1 else union
+    if len(union) < 2:  # published: a single proposal is kept as it is
+        return union
+    return suppress(union.segments, union.scores, options, options.per_video)
 
 
 def join(parts: Sequence[RankedProposals]) -> RankedProposals:
