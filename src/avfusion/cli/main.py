@@ -22,6 +22,8 @@ EXAMPLES = """\
 examples:
   avfusion evaluate detections.json --annotations annotations.json --subset test
   avfusion extract video.mp4 --streams rgb,audio --weights random:0 --out features.h5
+  avfusion import-features FOLDER --stream rgb --stride 0.32 --window 2.56 --out rgb.h5
+  avfusion import-checkpoint muses_rgb.pth.tar --labels classes.txt --out muses_rgb.pt
   avfusion doctor
 
 `avfusion COMMAND --help` explains a command. Whole experiments, from videos to the table of results, are run
@@ -60,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and all its sub-commands."""
     parser = argparse.ArgumentParser(
         prog="avfusion",
-        description="Temporal action localization in video with sound: features, evaluation, and a check-up.",
+        description="Temporal action localization in video with sound: features, evaluation, import of what "
+        "others released, and a check-up.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -45,6 +45,7 @@ from avfusion.detectors.gtad_windows import (
     window_starts,
     window_targets,
 )
+from avfusion.detectors.packing import on_device
 from avfusion.errors import InputError
 from avfusion.fusion.attention import attend, attended_width, attention_layers
 from avfusion.ops import project_align1d
@@ -288,7 +289,8 @@ class Gtad(Detector[RankedProposals]):
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The losses of the maps and of the boundaries, and their weighted sum."""
-        batch = Example(*(torch.stack(column).to(self.mask.device) for column in zip(*examples, strict=True)))
+        columns = zip(*examples, strict=True)
+        batch = Example(*(on_device(torch.stack(column), self.mask.device) for column in columns))
         return self.losses(self.maps(batch.features), batch._replace(uniform=batch.uniform.transpose(0, 1)))
 
     def losses(self, maps: Maps, batch: Example) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
-from avfusion.detectors.packing import fits_on
+from avfusion.detectors.packing import fits_on, on_device
 from avfusion.detectors.parts import channels_first, part_rows, placed, pool_parts
 from avfusion.detectors.sampling import (
     Sample,
@@ -307,17 +307,17 @@ class Pgcn(Detector[ProposalScores]):
         counts = [len(example.rows) for example in examples]
         before = np.cumsum([0, *counts])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
-        rows = torch.from_numpy(np.concatenate([example.rows for example in examples])).to(device)
+        rows = on_device(np.concatenate([example.rows for example in examples]), device)
         pooled = [
-            pool_parts(e.features.to(device), some)
+            pool_parts(on_device(e.features, device), some)
             for e, some in zip(examples, rows.split(counts), strict=True)
         ]
         parts = torch.cat(pooled)
-        scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
+        scores = self.score(parts[:, 1], parts.flatten(1), on_device(graphs, device))
 
         def column(name: str) -> Tensor:
             stacked = np.stack([getattr(example.sample, name) for example in examples])
-            return torch.from_numpy(stacked).to(device)
+            return on_device(stacked, device)
 
         scores = HeadScores(*(to_float32(values) for values in scores))  # losses are not for bfloat16
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
@@ -338,7 +338,7 @@ class Pgcn(Detector[ProposalScores]):
         rows = torch.from_numpy(part_rows(rois, len(values.values), window)).to(device)
         parts = pool_parts(channels_first(values).to(device), rows)
         joined = self._attended(parts[:, 1], parts.flatten(1))
-        some = torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
+        some = on_device(graphs, device).split(GRAPHS_AT_ONCE)
         scores = [self._judge(*joined, chosen) for chosen in some]
         activity, completeness, shifts = (torch.cat(columns) for columns in zip(*scores, strict=True))
         shifts = shifts * self.reg_stats[1] + self.reg_stats[0]
