@@ -101,6 +101,34 @@ def test_one_seed_one_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_stopped_training_goes_on_as_if_it_never_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, annotations = planted(4, seed=1)
+    short = CONFIG | {"training": CONFIG["training"] | {"epochs": 2, "steps": [1]}}
+
+    def run(name: str) -> bytes:
+        out, state = tmp_path / name, tmp_path / f"{name}.state"
+        arguments = (short, features, {}, annotations, 0, out)
+        train(*arguments, device="cpu", resume_path=state, save_every=0)
+        return out.read_bytes()
+
+    wanted, calls = run("straight"), []
+    original = Gtad.training_step
+
+    def breaking(self: Gtad, examples: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, examples)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Gtad, "training_step", breaking)
+        run("stopped")
+    assert not (tmp_path / "stopped").exists()
+    assert run("stopped") == wanted
+
+
 def test_the_classifier_comes_back_with_the_checkpoint(trained: Path) -> None:
     checkpoint = read_checkpoint(trained / "model.pt")
     detector = load_detector(checkpoint)
@@ -236,6 +264,21 @@ def test_attention_takes_the_first_stream_for_the_picture() -> None:
     losses["total"].backward()
     for layers in (detector.U_v, detector.U_a):
         assert all(parameter.grad.abs().sum() > 0 for parameter in layers.parameters())
+
+
+def test_attention_alone_makes_the_loss_fall() -> None:
+    detector = small(widths=(12, 8), attention=1)
+    batch = drawn(detector, clip(60, channels=20))
+    layers = [*detector.U_v.parameters(), *detector.U_a.parameters()]
+    optimiser = torch.optim.Adam(layers, lr=0.05)
+    found = []
+    for _ in range(20):
+        loss = detector.training_step(batch)["total"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(loss.item())
+    assert found[-1] < 0.97 * found[0]
 
 
 def test_lower_precision_moves_the_losses_a_little() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from avfusion.data.features import FeatureWriter, TimeAxis, VideoFeatures
 from avfusion.data.hdf5 import reading
+from avfusion.data.manifest import ManifestRow
 from avfusion.data.tables import read_text
 from avfusion.data.torch_file import load_torch
 from avfusion.errors import InputError
@@ -105,6 +106,7 @@ def import_features(
     width: int | None = None,
     pattern: str = VIDEO,
     backbone: str = "imported",
+    may_be_empty: bool = False,
 ) -> dict[str, str]:
     """Write the features of `videos` as a shard (see `avfusion.data.features`).
 
@@ -118,6 +120,7 @@ def import_features(
         width: channels that every video must have; None: as the first one.
         pattern: name of a file, without its suffix, or of a dataset: ``{video}`` stands for the id.
         backbone: what made the features, for the record.
+        may_be_empty: whether it is fine that no video has features, as in one shard of many.
 
     Returns:
         Reason for every video that has none; the shard says so too.
@@ -147,7 +150,7 @@ def import_features(
                 end = features.axis.end(len(values))
                 doubtful.append(f"those of '{video}' end at {end:.1f} s, it lasts {timing.duration:.1f} s")
             writer.add(stream, video, features)
-        if len(absent) == len(videos):
+        if len(absent) == len(videos) and not may_be_empty:
             reason = next(iter(absent.values()), "none was asked for")
             raise InputError(source, f"has features of none of the {len(videos)} videos ({reason})")
     if doubtful:
@@ -155,6 +158,38 @@ def import_features(
         logger.warning("%s: %s (%s): check stride, unit and fps", source, told, doubtful[0])
     logger.info("%s: %d videos, %d have none", source, len(videos) - len(absent), len(absent))
     return absent
+
+
+def import_shard(
+    rows: Sequence[ManifestRow], stream: str, options: Mapping[str, Any], out: str | Path
+) -> dict[str, str]:
+    """`import_features` of the videos of a manifest, as a dataset's file describes it.
+
+    Args:
+        rows: of the manifest; what it does not know of a video, `fps` of the options says.
+        stream: its name.
+        options: ``streams.STREAM.features`` of config/schemas/dataset.schema.yaml.
+        out: shard to write.
+
+    Returns:
+        Reason for every video that has no features.
+
+    Raises:
+        InputError: as `import_features`.
+    """
+    videos = {row.id: Timing(row.duration or None, row.fps or options["fps"]) for row in rows}
+    geometry = Geometry(*(options[name] for name in ("unit", "stride", "window", "first")))
+    return import_features(
+        options["path"],
+        out,
+        stream,
+        videos,
+        geometry,
+        options["layout"],
+        options["width"],
+        options["pattern"],
+        may_be_empty=True,
+    )
 
 
 def available(source: str | Path, pattern: str = VIDEO) -> list[str]:

@@ -29,6 +29,11 @@ def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether features of `size` bytes may stay on a CUDA device."""
+    return device.type == "cuda" and size < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
+
+
 class FeatureBank:
     """Features of all training videos in one table of snippets, on the device if they fit there.
 
@@ -48,7 +53,7 @@ class FeatureBank:
         # The last row stands for every place where there is no snippet.
         table = np.concatenate([*features, np.zeros_like(features[0][:1])], dtype=np.float32)
         self._table = torch.from_numpy(table)
-        if device.type == "cuda" and table.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        if fits_on(device, table.nbytes):
             self._table = self._table.to(device)
 
     @property

@@ -6,9 +6,11 @@ from avfusion.ops.iou import iou1d
 from avfusion.ops.msta import merge_branches, msta_conv1d
 from avfusion.ops.nms import nms1d
 from avfusion.ops.roi_pool import roi_max_pool1d
+from avfusion.ops.soft_nms import SoftNms, soft_nms1d, vote1d
 
 __all__ = [
     "ExtensionStatus",
+    "SoftNms",
     "align1d",
     "extension_status",
     "iou1d",
@@ -17,4 +19,6 @@ __all__ = [
     "nms1d",
     "project_align1d",
     "roi_max_pool1d",
+    "soft_nms1d",
+    "vote1d",
 ]
