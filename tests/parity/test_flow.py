@@ -24,7 +24,8 @@ Image = NDArray[np.uint8]
 PAIRS = 3
 # OpenCV 4 rounds where it reads images to 1/32 pixel.
 opencv5 = pytest.mark.skipif(
-    int(cv2.__version__.split(".")[0]) < 5 or not hasattr(cv2, "optflow"), reason="needs OpenCV 5 with contrib"
+    int(cv2.__version__.split(".")[0]) < 5 or not hasattr(cv2, "optflow"),
+    reason="needs OpenCV 5 with contrib",
 )
 
 

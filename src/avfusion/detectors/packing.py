@@ -20,11 +20,6 @@ MULTIPLE = 64  # packed sequences are filled up to a multiple of it: fewer diffe
 SHARE_OF_DEVICE = 0.5  # of the free memory that features may take
 
 
-def fits_on(device: torch.device, size: int) -> bool:
-    """Whether features of `size` bytes may stay on a CUDA device."""
-    return device.type == "cuda" and size < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
-
-
 def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     """A copy on the device of an array, or of a tensor on the CPU, for which the host does not wait."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
@@ -32,6 +27,11 @@ def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
         # From other memory CUDA would copy only after all that it still has to do.
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether features of `size` bytes may stay on a CUDA device."""
+    return device.type == "cuda" and size < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
 
 
 class FeatureBank:
