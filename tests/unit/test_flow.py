@@ -67,7 +67,9 @@ def test_threads_of_opencv_change_nothing_and_stay() -> None:
 
 def test_unknown_method() -> None:
     image = _texture(32)
-    with pytest.raises(ValueError, match=r"unknown flow method 'farneback', known are tvl1, tvl1_opencv, dis"):
+    with pytest.raises(
+        ValueError, match=r"unknown flow method 'farneback', known are tvl1, tvl1_opencv, dis"
+    ):
         optical_flow(image, image, "farneback")
 
 
