@@ -19,10 +19,10 @@
 
 namespace avfusion::ops::tvl1 {
 
-constexpr int SMALLEST = 16;     // pixels; a level of the pyramid is not smaller
-constexpr int MAX_SCALES = 32;   // with a scale step of 0.8 from images of 20,000 pixels
-constexpr int BORDER = 4;        // pixels of zeros around an image to warp: a kernel's reach, and one
-constexpr int CHANNELS = 4;      // of an image to warp: grey value, its two derivatives, nothing
+constexpr int SMALLEST = 16;    // pixels; a level of the pyramid is not smaller
+constexpr int MAX_SCALES = 32;  // with a scale step of 0.8 from images of 20,000 pixels
+constexpr int BORDER = 4;       // pixels of zeros around an image to warp: a kernel's reach, and one
+constexpr int CHANNELS = 4;     // of an image to warp: grey value, its two derivatives, nothing
 
 struct Options {
   float tau, lambda, theta;
@@ -77,8 +77,8 @@ AVFUSION_PIXEL float blend(float a, float b, float share) {
   return a * (1.0f - share) + b * share;
 }
 
-// Where a kernel of 4 pixels begins that reads at `place`, in an image with its border, and how far `place` lies
-// behind the second of them.
+// Where a kernel of 4 pixels begins that reads at `place`, in an image with its border, and how far `place`
+// lies behind the second of them.
 struct Tap {
   int first;
   float share;
@@ -109,7 +109,8 @@ struct Data {
 
 AVFUSION_PIXEL Data linearise(float image, float warped, float dx, float dy, float u, float v) {
   const float square = dx * dx + dy * dy;
-  const float least = 1e-30f;  // where nothing is to be seen dx = dy = 0, and the step is finite and without effect
+  const float least =
+      1e-30f;  // where nothing is to be seen dx = dy = 0, and the step is finite and without effect
   return {warped - dx * u - dy * v - image, dx, dy, 1.0f / (square > least ? square : least)};
 }
 
@@ -142,9 +143,10 @@ AVFUSION_PIXEL void sort5(float& a, float& b, float& c, float& d, float& e) {
   order(b, c);
 }
 
-// Median of 5 columns that are sorted each (m[row][column]). With rows sorted too, m[i][j] is at least as large
-// as (i + 1)(j + 1) - 1 others and at most as large as (5 - i)(5 - j) - 1: six are certainly not below the
-// median and six not above, so that it is the median of the other 13, from which least and largest go in pairs.
+// Median of 5 columns that are sorted each (m[row][column]). With rows sorted too, m[i][j] is at least as
+// large as (i + 1)(j + 1) - 1 others and at most as large as (5 - i)(5 - j) - 1: six are certainly not below
+// the median and six not above, so that it is the median of the other 13, from which least and largest go in
+// pairs.
 AVFUSION_PIXEL float median_of_sorted_columns(float m[5][5]) {
   sort5(m[0][0], m[0][1], m[0][2], m[0][3], m[0][4]);
   sort5(m[1][0], m[1][1], m[1][2], m[1][3], m[1][4]);

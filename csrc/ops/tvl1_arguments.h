@@ -7,9 +7,9 @@
 
 namespace avfusion::ops::tvl1 {
 
-inline Options read_arguments(const at::Tensor& first, const at::Tensor& second, double tau, double weight, double theta,
-                     int64_t scales, int64_t warps, double epsilon, int64_t inner, int64_t outer,
-                     double scale_step, int64_t median) {
+inline Options read_arguments(const at::Tensor& first, const at::Tensor& second, double tau, double weight,
+                              double theta, int64_t scales, int64_t warps, double epsilon, int64_t inner,
+                              int64_t outer, double scale_step, int64_t median) {
   TORCH_CHECK(first.dim() == 3 && first.size(1) > 0 && first.size(2) > 0,
               "first must be (pairs, height, width), not ", first.sizes());
   TORCH_CHECK(first.size(1) < (1 << 15) && first.size(2) < (1 << 15), "images are at most 32767 pixels wide");
@@ -21,8 +21,15 @@ inline Options read_arguments(const at::Tensor& first, const at::Tensor& second,
   TORCH_CHECK(scales > 0 && scales <= MAX_SCALES && warps > 0 && inner > 0 && outer > 0,
               "there must be at least one scale (at most ", MAX_SCALES, "), warp and iteration");
   TORCH_CHECK(median == 1 || median == 5, "the median is over 1 or 5 pixels, not ", median);
-  return {static_cast<float>(tau), static_cast<float>(weight), static_cast<float>(theta), epsilon, scale_step,
-          static_cast<int>(scales), static_cast<int>(warps), static_cast<int>(inner), static_cast<int>(outer),
+  return {static_cast<float>(tau),
+          static_cast<float>(weight),
+          static_cast<float>(theta),
+          epsilon,
+          scale_step,
+          static_cast<int>(scales),
+          static_cast<int>(warps),
+          static_cast<int>(inner),
+          static_cast<int>(outer),
           median == 5};
 }
 

@@ -1,7 +1,7 @@
 // The code of csrc/ops/cuda/tvl1_pair.h, which is CUDA's, on the CPU by a team of one thread.
-#include "../../csrc/ops/cuda/tvl1_pair.h"
-
 #include <vector>
+
+#include "../../csrc/ops/cuda/tvl1_pair.h"
 
 namespace {
 

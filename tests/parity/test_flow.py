@@ -1,8 +1,8 @@
 """Our TV-L1 against OpenCV's: the golden pairs, OpenCV as it is installed, and OpenCV against itself.
 
-Every step agrees to roundings, which the first tests hold it to. Warping at 25 places of a pyramid amplifies
-roundings where the images do not determine the flow. How much is measured on OpenCV itself, by adding a unit in
-the last place of float32 (at most 1.5e-5 grey levels) to half of the first image's pixels.
+Every step agrees to roundings, which the tests of few warps hold it to. Warping at 25 places of a pyramid
+amplifies roundings where the images do not determine the flow. How much is measured on OpenCV itself, by
+adding a unit in the last place of float32 (at most 1.5e-5 grey levels) to half of the first image's pixels.
 """
 
 from collections.abc import Callable
@@ -59,9 +59,9 @@ def end_point_error(flow: Flow, other: Flow) -> NDArray[np.float32]:
     return np.linalg.norm(flow - other, axis=-1)
 
 
-# Mean and 95th percentile of the end-point difference in pixels over all of the image, and the share of pixels
-# within 0.05. Pair 0 is a translation, which determines the flow. The golden data suggests 0.05 and 0.2 away
-# from the border.
+# Mean and 95th percentile of the end-point difference in pixels over all of the image, and the share of
+# pixels within 0.05. Pair 0 is a translation, which determines the flow. The golden data suggests 0.05 and
+# 0.2 away from the border.
 TOLERANCE = [(1e-4, 5e-4, 1.0), (0.01, 0.04, 0.985), (0.025, 0.08, 0.92)]
 
 

@@ -1,6 +1,7 @@
 """avfusion.ops.tvl1_flow: the compiled kernels against plain torch, what moves, options and bad input."""
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 from dataclasses import replace
@@ -94,7 +95,7 @@ def test_neither_batch_nor_threads_change_a_pair() -> None:
         torch.set_num_threads(2)
         together = tvl1_flow(images[:-1], images[1:])
         torch.set_num_threads(1)
-        alone = torch.cat([tvl1_flow(a[None], b[None]) for a, b in zip(images[:-1], images[1:], strict=True)])
+        alone = torch.cat([tvl1_flow(a[None], b[None]) for a, b in itertools.pairwise(images)])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(together, alone)

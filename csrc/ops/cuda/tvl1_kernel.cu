@@ -1,9 +1,10 @@
-// TV-L1 optical flow on CUDA: a cluster of blocks per pair of images, or one block before compute capability 9.
-// One launch computes a batch; which iteration is a pair's last is decided on the device, pair by pair.
+// TV-L1 optical flow on CUDA: a cluster of blocks per pair of images, or one block before compute
+// capability 9. One launch computes a batch; which iteration is a pair's last is decided on the device, pair
+// by pair.
 //
-// The work space of the clusters that run together is a few dozen megabytes, so that the iterations run in the
-// second-level cache. Pointers to it are not `const __restrict__`: the read-only path is not coherent with what
-// other blocks of the cluster write.
+// The work space of the clusters that run together is a few dozen megabytes, so that the iterations run in
+// the second-level cache. Pointers to it are not `const __restrict__`: the read-only path is not coherent
+// with what other blocks of the cluster write.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -128,10 +129,10 @@ bool has_clusters() {
 }
 
 at::Tensor tvl1_flow_cuda(const at::Tensor& first, const at::Tensor& second, double tau, double weight,
-                          double theta, int64_t scales, int64_t warps, double epsilon, int64_t inner, int64_t outer,
-                          double scale_step, int64_t median) {
-  const Options options = tvl1::read_arguments(first, second, tau, weight, theta, scales, warps, epsilon, inner,
-                                               outer, scale_step, median);
+                          double theta, int64_t scales, int64_t warps, double epsilon, int64_t inner,
+                          int64_t outer, double scale_step, int64_t median) {
+  const Options options = tvl1::read_arguments(first, second, tau, weight, theta, scales, warps, epsilon,
+                                               inner, outer, scale_step, median);
   const c10::cuda::CUDAGuard guard(first.device());
   const auto from = first.contiguous(), to = second.contiguous();
   const Size size{static_cast<int>(first.size(1)), static_cast<int>(first.size(2))};
@@ -146,9 +147,10 @@ at::Tensor tvl1_flow_cuda(const at::Tensor& first, const at::Tensor& second, dou
   const bool clusters = has_clusters();
   for (int64_t begin = 0; begin < first.size(0); begin += together) {
     const int64_t pairs = std::min(together, first.size(0) - begin), place = begin * size.area();
-    (clusters ? launch<CLUSTER> : launch<1>)(
-        pairs, from.const_data_ptr<uint8_t>() + place, to.const_data_ptr<uint8_t>() + place, options, layout,
-        memory.mutable_data_ptr<float>(), flow.mutable_data_ptr<float>() + 2 * place);
+    (clusters ? launch<CLUSTER> : launch<1>)(pairs, from.const_data_ptr<uint8_t>() + place,
+                                             to.const_data_ptr<uint8_t>() + place, options, layout,
+                                             memory.mutable_data_ptr<float>(),
+                                             flow.mutable_data_ptr<float>() + 2 * place);
   }
   return flow;
 }

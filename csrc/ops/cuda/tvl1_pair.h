@@ -1,8 +1,8 @@
 // TV-L1 flow of one pair of images by a team: threads that share memory and can wait for each other.
 //
-// On CUDA the team is a block or a cluster of blocks (tvl1_kernel.cu); all iterations run without the host, and
-// the team decides when they end. Compiled for the host, a team of one thread runs the very same code, which is
-// how it is tested where there is no GPU (tests/unit/test_tvl1.py).
+// On CUDA the team is a block or a cluster of blocks (tvl1_kernel.cu); all iterations run without the host,
+// and the team decides when they end. Compiled for the host, a team of one thread runs the very same code,
+// which is how it is tested where there is no GPU (tests/unit/test_tvl1.py).
 //
 // A team has
 //   each(size, f)   calls f(x, y) for every pixel, each in one of its threads;
@@ -44,7 +44,8 @@ inline Layout lay_out(Size image, const Options& options) {
     next += (count + 31) / 32 * 32;  // a cache line of CUDA
     return place;
   };
-  layout.bordered = take(static_cast<int64_t>(image.height + 2 * BORDER) * (image.width + 2 * BORDER) * CHANNELS);
+  layout.bordered =
+      take(static_cast<int64_t>(image.height + 2 * BORDER) * (image.width + 2 * BORDER) * CHANNELS);
   for (int scale = 0; scale < layout.scales; ++scale) {
     layout.first[scale] = take(layout.sizes[scale].area());
     layout.second[scale] = take(layout.sizes[scale].area());
@@ -112,8 +113,8 @@ class PairSolver {
     team_.sync();
     const double step = 1 / options_.scale_step;
     for (int scale = 1; scale < layout_.scales; ++scale) {
-      resize(memory_ + places[scale - 1], layout_.sizes[scale - 1], memory_ + places[scale], layout_.sizes[scale],
-             step, step, 1.0f);
+      resize(memory_ + places[scale - 1], layout_.sizes[scale - 1], memory_ + places[scale],
+             layout_.sizes[scale], step, step, 1.0f);
       team_.sync();
     }
   }
@@ -235,7 +236,8 @@ class PairSolver {
   // Square of the change at this thread's pixels.
   AVFUSION_TEAM float update_flow() {
     const int width = size_.width;
-    const float *residual = memory_ + layout_.residual, *dx = memory_ + layout_.dx, *dy = memory_ + layout_.dy;
+    const float *residual = memory_ + layout_.residual, *dx = memory_ + layout_.dx,
+                *dy = memory_ + layout_.dy;
     const float* inverse = memory_ + layout_.inverse;
     const float *px = memory_ + layout_.dual[0][0], *py = memory_ + layout_.dual[0][1];
     const float *qx = memory_ + layout_.dual[1][0], *qy = memory_ + layout_.dual[1][1];

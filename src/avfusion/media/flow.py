@@ -1,10 +1,10 @@
 """Optical flow between consecutive frames, and its published eight-bit form.
 
-``tvl1`` is TV-L1 as published two-stream features were made with: the algorithm and parameters of OpenCV's Dual
-TV-L1, by `avfusion.ops.tvl1_flow` on the CPU (some twenty times as fast as OpenCV) or on CUDA. ``tvl1_opencv`` is
-OpenCV's own, to compare with. ``dis`` is dense inverse search (OpenCV's, preset "medium"): quicker still, but
-another flow than published weights know. OpenCV runs on one thread here: the result of ``dis`` depends on
-their number.
+``tvl1`` is TV-L1 as published two-stream features were made with: the algorithm and parameters of OpenCV's
+Dual TV-L1, by `avfusion.ops.tvl1_flow` on the CPU or on CUDA (benchmarks/flow.py says how fast).
+``tvl1_opencv`` is OpenCV's own, to compare with. ``dis`` is dense inverse search (OpenCV's, preset "medium"):
+quick everywhere, but another flow than published weights know. OpenCV runs on one thread here: the result of
+``dis`` depends on their number.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def flow_between(frames: Tensor, method: str) -> Tensor:
     """Motion from every frame to the next one.
 
     Args:
-        frames: uint8 (N, H, W), grey, N > 0. ``tvl1`` is computed on their device, a pair per thread on the CPU;
-            the methods of OpenCV always on the CPU.
+        frames: uint8 (N, H, W), grey, N > 0. ``tvl1`` is computed on their device, on the CPU a pair per
+            thread; the methods of OpenCV always on the CPU.
         method: one of `FLOW_METHODS`.
 
     Returns:
@@ -39,7 +39,7 @@ def flow_between(frames: Tensor, method: str) -> Tensor:
     if method == "tvl1":
         return tvl1_flow(frames[:-1], frames[1:])
     images = frames.cpu().numpy()
-    flows = [_by_opencv(*images[i : i + 2], method) for i in range(len(images) - 1)]
+    flows = [_by_opencv(images[i], images[i + 1], method) for i in range(len(images) - 1)]
     if not flows:
         return torch.empty((0, *frames.shape[1:], 2), device=frames.device)
     return torch.from_numpy(np.stack(flows)).to(frames.device)

@@ -4,17 +4,17 @@ Zach, Pock, Bischof: A duality based approach for realtime TV-L1 optical flow (D
 coarse to fine: warp the second image along u and linearise the difference there; then alternate between a
 thresholding step, which reduces the difference, and the dual of total variation denoising of u; warp again.
 
-The choices that the paper leaves open are those of OpenCV's ``DualTVL1OpticalFlow`` with its parameters, which
-published two-stream features were made with: a pyramid by bilinear resizing that ends above 16 pixels,
+The choices that the paper leaves open are those of OpenCV's ``DualTVL1OpticalFlow`` with its parameters,
+which published two-stream features were made with: a pyramid by bilinear resizing that ends above 16 pixels,
 central differences, images and derivatives warped by cubic convolution with zeros around them, a 5x5 median
 filter of the flow before every round of inner iterations, and the end of all rounds of a warp when the mean
-square change of an iteration falls below ``epsilon ** 2``.
+square change of an iteration falls to ``epsilon ** 2``.
 
 What differs from OpenCV 5: roundings (two divisions and a square root are computed otherwise). Every step
 agrees to 1e-6 pixels, but warping at 25 places of a pyramid amplifies a last digit where the flow is not
-determined by the images, and can move the end of the iterations by one. The whole therefore agrees as well as
-OpenCV with itself when grey values change by 1e-5 (tests/parity/test_flow.py). OpenCV 4 also rounds the places
-that it reads to 1/32 pixel when warping, which moves its flow by a few hundredths of a pixel.
+determined by the images, and can move the end of the iterations by one. The whole therefore agrees as well
+as OpenCV with itself when grey values change by 1e-5 (tests/parity/test_flow.py). Earlier versions of OpenCV
+also round the places that they read to 1/32 pixel when warping; ours does not, as OpenCV 5.
 """
 
 from dataclasses import dataclass
@@ -76,9 +76,10 @@ def tvl1_flow(first: Tensor, second: Tensor, options: TVL1Options | None = None)
     """Motion from images to those that follow them.
 
     Pairs are independent: each ends its iterations by itself, and its flow does not depend on its batch. The
-    CPU gives a pair to a thread (`torch.set_num_threads`), CUDA a pair to a few multiprocessors; the results of
-    all instruction sets are equal, those of CUDA but for the order of the sum that ends the iterations. Without
-    a compiled kernel for the device (`extension_status`) plain torch computes it, many times slower.
+    CPU gives a pair to a thread (`torch.set_num_threads`), CUDA a pair to a few multiprocessors; all
+    instruction sets give equal results, and so does CUDA but for the order of the sum that ends the
+    iterations. Without a compiled kernel for the device (`extension_status`) plain torch computes it, many
+    times slower.
 
     Args:
         first: uint8 (N, H, W), grey.
