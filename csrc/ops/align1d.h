@@ -26,35 +26,68 @@ struct AlignedRoi {
   }
 
   // Calls take(step, weight) for all that a bin is made of, steps ascending from sample to sample; a step may
-  // come several times. Samples are counted from where they can lie within [-1, frames]; beyond it they are 0.
+  // come several times.
   template <typename Take>
   C10_HOST_DEVICE void visit(int64_t bin, int64_t frames, const Take& take) const {
+    visit_between(bin, frames, coord_t(-1), static_cast<coord_t>(frames), take);
+  }
+
+  // What a bin takes of one step.
+  C10_HOST_DEVICE coord_t weight_of(int64_t step, int64_t bin, int64_t frames) const {
+    const coord_t from = static_cast<coord_t>(step) - coord_t(1);
+    const coord_t to = static_cast<coord_t>(step == frames - 1 ? frames : step + 1);
+    coord_t sum = 0;
+    visit_between(bin, frames, from, to, [&](int64_t found, coord_t weight) {
+      sum += found == step ? weight : coord_t(0);
+    });
+    return sum;
+  }
+
+  // Whether any sample can lie within a step of this one; may say yes in vain.
+  C10_HOST_DEVICE bool near(int64_t step, int64_t bins) const {
+    const coord_t at = static_cast<coord_t>(step);
+    return valid && start - coord_t(2) <= at && at <= start + size * static_cast<coord_t>(bins) + coord_t(2);
+  }
+
+  // Sample i of a bin: the place it is read at, or less than -1 if it lies outside the features.
+  C10_HOST_DEVICE coord_t place(int64_t bin, int64_t i, int64_t frames) const {
+    const coord_t low = start + static_cast<coord_t>(bin) * size, limit = static_cast<coord_t>(frames);
+    const coord_t sample = low + (static_cast<coord_t>(i) + coord_t(0.5)) * size / count;
+    if (!(sample >= coord_t(-1) && sample <= limit)) {
+      return coord_t(-2);
+    }
+    const coord_t end = limit - coord_t(1);
+    return sample > coord_t(0) ? (sample < end ? sample : end) : coord_t(0);
+  }
+
+  // Number of the first sample, counted over all bins, that can lie at `at` or later, less some for rounding
+  // (`side` -1), or of the first that certainly lies later (`side` 1).
+  C10_HOST_DEVICE int64_t sample_near(coord_t at, coord_t origin, coord_t most, coord_t side) const {
+    const coord_t margin = coord_t(1.5) + count * coord_t(1e-6);
+    const coord_t index = std::floor((at - origin) * count / size + side * margin);
+    return static_cast<int64_t>(index > coord_t(0) ? (index < most ? index : most) : coord_t(0));
+  }
+
+ private:
+  template <typename Take>
+  C10_HOST_DEVICE void visit_between(int64_t bin, int64_t frames, coord_t from, coord_t to, const Take& take) const {
     if (!valid) {
       return;
     }
-    const coord_t limit = static_cast<coord_t>(frames), low = start + static_cast<coord_t>(bin) * size;
-    const coord_t share = coord_t(1) / count, margin = coord_t(4.5);
-    const int64_t first = clamp(std::ceil((coord_t(-1) - low) * count / size - margin));
-    const int64_t last = clamp(std::floor((limit - low) * count / size + margin));
-    for (int64_t i = first; i < last; ++i) {
-      const coord_t sample = low + (static_cast<coord_t>(i) + coord_t(0.5)) * size / count;
-      if (!(sample >= coord_t(-1) && sample <= limit)) {
+    const coord_t low = start + static_cast<coord_t>(bin) * size, share = coord_t(1) / count;
+    const int64_t last = sample_near(to, low, count, coord_t(1));
+    for (int64_t i = sample_near(from, low, count, coord_t(-1)); i < last; ++i) {
+      const coord_t at = place(bin, i, frames);
+      if (at < coord_t(0)) {
         continue;
       }
-      const coord_t end = limit - coord_t(1);
-      const coord_t place = sample > coord_t(0) ? (sample < end ? sample : end) : coord_t(0);
-      const int64_t left = static_cast<int64_t>(place);
-      const coord_t part = place - static_cast<coord_t>(left);
+      const int64_t left = static_cast<int64_t>(at);
+      const coord_t part = at - static_cast<coord_t>(left);
       take(left, (coord_t(1) - part) * share);
       if (part > coord_t(0)) {
         take(left + 1, part * share);
       }
     }
-  }
-
- private:
-  C10_HOST_DEVICE int64_t clamp(coord_t index) const {
-    return static_cast<int64_t>(index > coord_t(0) ? (index < count ? index : count) : coord_t(0));
   }
 };
 

@@ -43,11 +43,12 @@ at::Tensor nms1d_cpu(const at::Tensor& segments, const at::Tensor& scores, const
   const auto by_group = at::argsort(groups.index({by_score}), /*stable=*/true, /*dim=*/0);
   const auto order = by_score.index({by_group});
   const auto sorted_groups = groups.index({order}).contiguous();
-  const auto sorted = segments.index({order}).t().contiguous();
+  const auto type = segment_type(segments);
+  const auto sorted = segments.to(type).index({order}).t().contiguous();
 
   const auto bounds = run_bounds(sorted_groups);
   auto kept = at::ones({count}, at::kByte);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, segments.scalar_type(), "nms1d_cpu", [&] {
+  AT_DISPATCH_FLOATING_TYPES(type, "nms1d_cpu", [&] {
     const scalar_t* start = sorted.const_data_ptr<scalar_t>();
     uint8_t* flags = kept.mutable_data_ptr<uint8_t>();
     at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {

@@ -34,8 +34,7 @@ def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: in
     Args:
         features: floating point (B, C, T).
         rois: (R, 3) of [index into the batch, start, end], any number type; on the device of `features`.
-            Samples are placed in float32 (float64 for float64 features). A roi that is not finite or longer
-            than 2^24 steps gives 0.
+            Samples are placed in float32 (float64 for float64 features).
         output_size: number of bins S.
         sampling_ratio: samples per bin; 0 (as published) for as many as the bin is long, rounded up.
 
@@ -43,15 +42,13 @@ def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: in
         (R, C, S), of the type of `features`; differentiable in `features`.
 
     Raises:
-        ValueError: wrong shapes, types or sizes.
-        IndexError: a roi names a batch index that is not there (RuntimeError on CUDA).
+        ValueError: wrong shapes, types or sizes; a roi that is not finite or is longer than 2^24 steps.
+        IndexError: a roi names a batch index that is not there.
+        On CUDA neither kind of roi raises, because to look at them would wait for the device: they give NaN.
 
     Source: ``Align1D`` of the G-TAD code (Xu et al., CVPR 2020).
     """
-    if features.ndim != 3 or features.shape[2] == 0 or not features.is_floating_point():
-        raise ValueError(
-            f"features must be floating point (B, C, T > 0), not {features.dtype} {tuple(features.shape)}"
-        )
+    _check_features(features)
     _check_rois(rois, 3, features)
     if output_size < 1 or sampling_ratio < 0:
         raise ValueError(
@@ -91,15 +88,16 @@ def project_align1d(
         precision, and so does what is gathered; sums are formed in float32.
 
     Raises:
-        ValueError: wrong shapes, types or sizes.
+        ValueError: wrong shapes, types or sizes; rois as for `align1d`.
     """
-    if features.ndim != 3 or features.shape[2] == 0 or not features.is_floating_point():
-        raise ValueError(
-            f"features must be floating point (B, C, T > 0), not {features.dtype} {tuple(features.shape)}"
-        )
+    _check_features(features)
     if weight.ndim != 3 or weight.shape[1] != features.shape[1] or weight.shape[2] == 0:
         raise ValueError(f"weight must be (O, {features.shape[1]}, S > 0), not {tuple(weight.shape)}")
     _check_rois(rois, 2, features)
+    if weight.device != features.device or not weight.is_floating_point():
+        raise ValueError(
+            f"weight must be floating point on {features.device}, not {weight.dtype} on {weight.device}"
+        )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be ({weight.shape[0]},), not {tuple(bias.shape)}")
     if sampling_ratio < 0:
@@ -112,6 +110,13 @@ def project_align1d(
     if bias is not None:
         summed.add_(bias)  # in place, as the sum itself is needed by no backward pass
     return summed.transpose(1, 2)
+
+
+def _check_features(features: Tensor) -> None:
+    if features.ndim != 3 or features.shape[2] == 0 or not features.is_floating_point():
+        raise ValueError(
+            f"features must be floating point (B, C, T > 0), not {features.dtype} {tuple(features.shape)}"
+        )
 
 
 def _check_rois(rois: Tensor, columns: int, features: Tensor) -> None:
@@ -133,11 +138,11 @@ def sampling_matrix(
         frames: number of steps.
     """
     start, width = bounds[:, :1], (bounds[:, 1:] - bounds[:, :1]).clamp(min=1)
-    sensible = (bounds.isfinite().all(1, keepdim=True) & (width <= LONGEST)).nonzero()[:, 0]
+    if not (bounds.isfinite().all() and (width <= LONGEST).all()):
+        raise ValueError("rois must be finite and at most 2^24 steps long")
     size = width / bins
     count = torch.full_like(size, sampling_ratio) if sampling_ratio else size.ceil()
-    row = sensible[:, None] * bins + torch.arange(bins, device=bounds.device)
-    start, size, count = start[sensible], size[sensible], count[sensible]
+    row = torch.arange(bounds.shape[0] * bins, device=bounds.device).reshape(-1, bins)
     low = start + torch.arange(bins, device=bounds.device, dtype=bounds.dtype) * size  # (R, bins)
     # Samples that can lie within [-1, frames], and some more on either side for the rounding.
     first = ((-1 - low) * count / size - 4.5).ceil().maximum(torch.zeros_like(low)).minimum(count)

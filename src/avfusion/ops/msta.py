@@ -6,9 +6,9 @@ unit); the published code does this with a deformable convolution whose offsets 
 the sum of several branches is one convolution whose kernel is the sum of theirs. For the four branches of
 MUSES (1x3 over 3; 3x3 over 3, 6, 9) these are exactly the taps -10 to 10.
 
-On the CPU long features are convolved in tiles over frequencies, where 21 multiplications per output are 3:
-tiles of 40 steps and the kernel are transformed (a discrete Fourier transform in real numbers, a complex product
-being three real ones), multiplied, and transformed back. All of it is matrix products, and so are the gradients.
+On the CPU long features are convolved over frequencies, where 21 multiplications per output are 3: tiles of
+40 steps and the kernel are transformed (a discrete Fourier transform in real numbers, a complex product being
+three real ones), multiplied, and transformed back. All of it is matrix products, and so are the gradients.
 """
 
 import functools
@@ -98,11 +98,18 @@ def msta_conv1d(
     # and a second backward would add to it once per branch.
     bias = functools.reduce(torch.add, biases)
     if _tiles_pay(features):
-        taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
-        summed: Tensor = _TiledConvolution.apply(features, taps, *weights)
-        return summed + bias[:, None]
+        return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
     kernel = merge_branches(weights, kernel_sizes, units)
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
+
+
+def convolve_tiles(
+    features: Tensor, weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
+) -> Tensor:
+    """`msta_conv1d` without biases, over frequencies whatever the device and the length."""
+    taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
+    summed: Tensor = _TiledConvolution.apply(features, taps, *weights)
+    return summed
 
 
 def _tiles_pay(features: Tensor) -> bool:
@@ -119,9 +126,10 @@ def _tiles_pay(features: Tensor) -> bool:
 def _transforms(taps: Sequence[int], reach: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Matrices that take a tile (planes, steps), a kernel (planes, taps), and products back (steps, planes).
 
-    Frequency f of a tile x of N steps is (c.x, -s.x), with c and s the cosines and sines of 2 pi f n / N; that
-    of the kernel is (c.w, s.w), as a layer correlates. With their sums as third planes, the products p of the
-    three give the real part p0 - p1 and the imaginary part p2 - p0 - p1. Frequencies 0 and N / 2 are real.
+    Frequency f of a tile x of N steps is (c.x, -s.x), with c and s the cosines and sines of 2 pi f n / N;
+    that of the kernel is (c.w, s.w), as a layer correlates. With their sums as third planes, the products p
+    of the three give the real part p0 - p1 and the imaginary part p2 - p0 - p1. Those of frequencies 0
+    and N / 2 are real.
     """
     steps = TILE + 2 * reach
     frequencies = torch.arange(1, (steps + 1) // 2, dtype=torch.float64)

@@ -70,6 +70,7 @@ def refuse_nan(segments: Tensor, scores: Tensor) -> None:
 def reference_nms1d(segments: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """`nms1d` in plain torch: every round keeps the best that is left of every group."""
     refuse_nan(segments, scores)
+    segments = segments if segments.dtype == torch.float64 else segments.float()
     by_score = torch.argsort(scores, stable=True, descending=True)
     order = by_score[torch.argsort(groups[by_score], stable=True)]
     kept = torch.zeros(len(segments), dtype=torch.bool, device=segments.device)

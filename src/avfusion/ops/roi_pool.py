@@ -42,7 +42,8 @@ def roi_max_pool1d(features: Tensor, rois: Tensor, output_size: int, spatial_sca
 
     Raises:
         ValueError: wrong shapes, types or sizes.
-        IndexError: a roi names a batch index that is not there (RuntimeError on CUDA).
+        IndexError: a roi names a batch index that is not there. On CUDA it does not raise, because to look
+            at it would wait for the device: it gives NaN and no gradient.
 
     Source: ``ops/roi_pool`` of the MUSES code.
     """

@@ -1,0 +1,126 @@
+"""What the benchmarks share: a clock, the peak of memory, and a table that says where it was measured."""
+
+import datetime
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def median_seconds(run: Callable[[], Any], repeat: int = 5, warm_up: int = 1) -> float:
+    """Median seconds of a call on the CPU."""
+    for _ in range(warm_up):
+        run()
+    taken = []
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
+
+
+def median_gpu_seconds(run: Callable[[], Any], repeat: int = 20, warm_up: int = 5, inner: int = 5) -> float:
+    """Median seconds per call on the GPU: events around `inner` calls, `repeat` times."""
+    for _ in range(warm_up):
+        run()
+    taken = []
+    for _ in range(repeat):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(inner):
+            run()
+        end.record()
+        torch.cuda.synchronize()
+        taken.append(begin.elapsed_time(end) / 1e3 / inner)
+    return statistics.median(taken)
+
+
+def peak_gpu_bytes(run: Callable[[], Any]) -> int:
+    """Most bytes that a call holds on the GPU beyond what was there before."""
+    run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peak_cpu_bytes(script: Path, name: str) -> int:
+    """Most resident bytes that case `name` of a benchmark adds to what was there before, in a new process.
+
+    The script must answer ``--peak NAME`` by calling `print_growth` on the case.
+    """
+    command = [sys.executable, str(script), "--peak", name]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def print_growth(run: Callable[[], Any]) -> None:
+    """Print by how many bytes the resident set grows at most during a call (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest value so far
+    before = _resident("VmRSS")
+    run()
+    print(_resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(found[1]) * 1024
+
+
+def machine() -> str:
+    """One line on where the figures are from."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    parts = [f"{model}, {torch.get_num_threads()} threads (of {os.cpu_count()} cores)"]
+    if torch.cuda.is_available():
+        parts.append(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+    parts += [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
+    return "; ".join([*parts, datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")])
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table under its title and the machine."""
+    print(f"### {title}\n\n{machine()}\n")
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for line in (head, ["-" * width for width in widths], *rows):
+        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |")
+    print(flush=True)
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    return (
+        f"{value:.2f} s"
+        if value >= 1
+        else f"{value * 1e3:.3g} ms"
+        if value >= 1e-3
+        else f"{value * 1e6:.3g} us"
+    )
+
+
+def ratio(slow: float, fast: float) -> str:
+    """How many times as much the first is."""
+    return f"{slow / fast:.1f}x"
+
+
+def megabytes(value: float) -> str:
+    """An amount of memory."""
+    return f"{value / 1e6:.1f} MB"

@@ -1,0 +1,300 @@
+"""Prints what the operators cost on the GPU, beside torchvision's operators on 1 x T maps, in one process.
+
+    python benchmarks/ops_cuda.py
+
+torchvision's `deform_conv2d`, `roi_pool` and `roi_align` stand for the published kernels, which build no
+more. Convolutions and products are measured in full float32 and with TF32, for both sides alike.
+"""
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import problems
+import torch
+from harness import median_gpu_seconds, megabytes, peak_gpu_bytes, print_table, ratio, seconds
+from torch import Tensor
+from torch.nn import functional
+
+from avfusion.ops import (
+    align1d,
+    extension_status,
+    merge_branches,
+    nms1d,
+    project_align1d,
+    roi_max_pool1d,
+    soft_nms1d,
+)
+from avfusion.ops.msta import branch_taps, convolve_tiles
+
+Rows = list[list[str]]
+HEAD = ["operator", "compared with", "that", "avfusion", "ratio", "remark"]
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Products and convolutions in TF32 or in full float32."""
+    saved = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = saved
+
+
+def compared(
+    case: str, other: str, slow: Callable[[], Any], fast: Callable[[], Any], remark: str = ""
+) -> list[str]:
+    """A row of the table."""
+    slow_s, fast_s = median_gpu_seconds(slow), median_gpu_seconds(fast)
+    return [case, other, seconds(slow_s), seconds(fast_s), ratio(slow_s, fast_s), remark]
+
+
+def deformable(vision: Any) -> problems.Branch:
+    """A branch as published: a 1 x K deformable convolution whose offsets never change."""
+
+    def branch(features: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], unit: int) -> Tensor:
+        taps, frames = branch_taps(size, unit), features.shape[2]
+        half = len(taps) // 2
+        shift = features.new_tensor([tap - (k - half) for k, tap in enumerate(taps)])
+        offset = features.new_zeros(features.shape[0], 2 * len(taps), 1, frames)
+        offset[:, 1::2] = shift[:, None, None]
+        output: Tensor = vision.deform_conv2d(features[:, :, None], offset, weight, bias, padding=(0, half))
+        return output[:, :, 0]
+
+    return branch
+
+
+def shifted(features: Tensor, layers: problems.Layers) -> Tensor:
+    """One product per tap of the merged kernel."""
+    for weights, biases in zip(layers.weights, layers.biases, strict=True):
+        kernel = merge_branches(weights, problems.KERNEL_SIZES, problems.UNITS)
+        reach, frames = kernel.shape[2] // 2, features.shape[2]
+        padded = functional.pad(features, (reach, reach))
+        total = sum(biases[1:], biases[0])[:, None]
+        for k in range(kernel.shape[2]):
+            total = total + kernel[:, :, k] @ padded[:, :, k : k + frames]
+        features = total.relu()
+    return features
+
+
+def tiled(features: Tensor, layers: problems.Layers) -> Tensor:
+    """Over frequencies, as `msta_conv1d` does on the CPU."""
+    for weights, biases in zip(layers.weights, layers.biases, strict=True):
+        total = convolve_tiles(features, weights, problems.KERNEL_SIZES, problems.UNITS)
+        features = (total + sum(biases[1:], biases[0])[:, None]).relu()
+    return features
+
+
+def msta(vision: Any, batch: int, frames: int) -> Rows:
+    """Both layers of MUSES, forward and backward, and other ways to compute them."""
+    layers = problems.muses_layers("cuda")
+    features = torch.randn(batch, problems.WIDTHS[0], frames, device="cuda", requires_grad=True)
+    grad = torch.randn(batch, problems.WIDTHS[-1], frames, device="cuda")
+    leaves = [features, *layers.parameters()]
+    published = deformable(vision)
+    others: dict[str, Callable[[], Tensor]] = {
+        "deform_conv2d, four branches": lambda: problems.branch_by_branch(features, layers, published),
+        "gather + matmul, four branches": lambda: problems.branch_by_branch(
+            features, layers, problems.gather_and_multiply
+        ),
+        "21 shifted products": lambda: shifted(features, layers),
+        "tiles over frequencies": lambda: tiled(features, layers),
+    }
+
+    def ours() -> None:
+        problems.backward(problems.merged(features, layers), leaves, grad)
+
+    def differentiated(forward: Callable[[], Tensor]) -> Callable[[], None]:
+        return lambda: problems.backward(forward(), leaves, grad)
+
+    case = f"msta_conv1d, forward + backward, batch {batch}, T {frames}"
+    rows: Rows = []
+    for allowed in (False, True):
+        with tf32(allowed):
+            for other, forward in others.items():
+                mode = "TF32" if allowed else "float32"
+                rows.append(compared(case, other, differentiated(forward), ours, mode))
+    return rows
+
+
+def bandwidth() -> float:
+    """Bytes per second that this GPU copies, reading and writing counted: the bound that can be had."""
+    source = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() * source.element_size() / median_gpu_seconds(lambda: target.copy_(source))
+
+
+def roi_pool(vision: Any) -> Rows:
+    """1,000 rois of a video, 512 channels, 8 bins; bytes are features, rois, output and argmax, each once."""
+    channels, frames, bins, count = 512, 1000, 8, 1000
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randint(0, 8 * frames - 400, (count,), generator=generator)
+    length = torch.randint(40, 400, (count,), generator=generator)
+    rois = torch.stack([torch.zeros_like(start), start, start + length], 1).float().cuda()
+    boxes = torch.stack(
+        [rois[:, 0], rois[:, 1], torch.zeros_like(rois[:, 0]), rois[:, 2], torch.zeros_like(rois[:, 0])], 1
+    )
+    features = torch.randn(1, channels, frames, device="cuda", requires_grad=True)
+    fixed = features.detach()
+    grad = torch.randn(count, channels, bins, device="cuda")
+
+    def theirs(x: Tensor) -> Tensor:
+        output: Tensor = vision.roi_pool(x[:, :, None], boxes, (1, bins), 0.125)
+        return output[:, :, 0]
+
+    rows = [
+        compared(
+            "roi_max_pool1d, forward",
+            "roi_pool",
+            lambda: theirs(fixed),
+            lambda: roi_max_pool1d(fixed, rois, bins, 0.125),
+        ),
+        compared(
+            "roi_max_pool1d, forward + backward",
+            "roi_pool",
+            lambda: problems.backward(theirs(features), [features], grad),
+            lambda: problems.backward(roi_max_pool1d(features, rois, bins, 0.125), [features], grad),
+        ),
+    ]
+    moved = 4 * (channels * frames + rois.numel()) + (4 + 8) * count * channels * bins
+    ours = median_gpu_seconds(lambda: roi_max_pool1d(fixed, rois, bins, 0.125))
+    rate = bandwidth()
+    remark = f"{moved / 1e6:.1f} MB at least, {moved / ours / 1e9:.0f} of {rate / 1e9:.0f} GB/s copied"
+    share = f"{moved / rate / ours:.0%} of the bound"
+    return [
+        *rows,
+        ["... bound by bandwidth", "device copy", seconds(moved / rate), seconds(ours), share, remark],
+    ]
+
+
+def align(vision: Any, samples: int) -> Rows:
+    """G-TAD's grid at T 100, D 100, batch 4, 256 channels, 32 bins."""
+    grid = problems.gtad_anchors(100, 100, "cuda")
+    batch, channels, bins = 4, 256, 32
+    table = in_every_video(grid, batch)
+    features = torch.randn(batch, channels, 100, device="cuda", requires_grad=True)
+    grad = torch.randn(len(table), channels, bins, device="cuda")
+
+    def ours() -> Tensor:
+        return align1d(features, table, bins, samples)
+
+    def theirs() -> Tensor:
+        return align_by_torchvision(vision, features, table, bins, samples)
+
+    def differentiated(forward: Callable[[], Tensor]) -> Callable[[], None]:
+        return lambda: problems.backward(forward(), [features], grad)
+
+    remark = f"sampling_ratio {samples}"
+    return [
+        compared("align1d, forward", "roi_align", theirs, ours, remark),
+        compared(
+            "align1d, forward + backward", "roi_align", differentiated(theirs), differentiated(ours), remark
+        ),
+    ]
+
+
+def in_every_video(rois: Tensor, batch: int) -> Tensor:
+    """The same rois for every video, (batch * R, 3)."""
+    return torch.cat([torch.cat([rois.new_full((len(rois), 1), b), rois], 1) for b in range(batch)])
+
+
+def align_by_torchvision(vision: Any, features: Tensor, table: Tensor, bins: int, samples: int) -> Tensor:
+    """`roi_align` on 1 x T maps: one bin and one row high."""
+    zero, one = torch.zeros_like(table[:, 0]), torch.ones_like(table[:, 0])
+    boxes = torch.stack([table[:, 0], table[:, 1], zero, table[:, 2], one], 1)
+    output: Tensor = vision.roi_align(features[:, :, None], boxes, (1, bins), 1.0, samples or -1)
+    return output[:, :, 0]
+
+
+def project(vision: Any, frames: int, durations: int, batch: int) -> Rows:
+    """A published size of G-TAD, forward and backward, with memory."""
+    channels, outputs, bins = 512, 512, 16
+    rois = problems.gtad_anchors(frames, durations, "cuda")
+    table = in_every_video(rois, batch)
+    features = torch.randn(batch, channels, frames, device="cuda", requires_grad=True)
+    weight = (torch.randn(outputs, channels, bins, device="cuda") * 0.01).requires_grad_()
+    bias = torch.zeros(outputs, device="cuda", requires_grad=True)
+    grad = torch.randn(batch, len(rois), outputs, device="cuda").transpose(1, 2)
+    leaves = [features, weight, bias]
+
+    def fused() -> None:
+        problems.backward(project_align1d(features, rois, weight, bias), leaves, grad)
+
+    def separate() -> None:
+        aligned = align_by_torchvision(vision, features, table, bins, 0)
+        maps = aligned.reshape(batch, durations, frames, channels * bins).permute(0, 3, 1, 2)
+        output = functional.conv2d(maps, weight.reshape(outputs, -1, 1, 1), bias)
+        problems.backward(output.flatten(2), leaves, grad)
+
+    case = f"project_align1d, forward + backward, T {frames}, D {durations}, batch {batch}"
+    rows: Rows = []
+    for allowed in (False, True):
+        with tf32(allowed):
+            mode = "TF32" if allowed else "float32"
+            rows.append(compared(case, "roi_align, 1x1 convolution", separate, fused, mode))
+    peaks = peak_gpu_bytes(separate), peak_gpu_bytes(fused)
+    rows.append(["... memory beyond inputs", "", *(megabytes(p) for p in peaks), ratio(*peaks), ""])
+    torch.cuda.empty_cache()
+    return rows
+
+
+def hard(segments: Tensor, scores: Tensor, groups: Tensor) -> None:
+    """Suppression at tIoU 0.4."""
+    nms1d(segments, scores, 0.4, groups)
+
+
+def soft(segments: Tensor, scores: Tensor, groups: Tensor) -> None:
+    """Gaussian soft suppression."""
+    soft_nms1d(segments, scores, groups=groups)
+
+
+def suppression() -> Rows:
+    """As many segments as the released THUMOS14 detections have, and 20 times as many; GPU and CPU."""
+    rows: Rows = []
+    generator = torch.Generator().manual_seed(3)
+    for count in (87_285, 20 * 87_285):
+        start = torch.rand(count, generator=generator) * 200
+        segments = torch.stack([start, start + 20 * torch.rand(count, generator=generator)], 1)
+        scores = torch.rand(count, generator=generator)
+        groups = torch.randint(213 * 20, (count,), generator=generator)
+        here = segments, scores, groups
+        there = segments.cuda(), scores.cuda(), groups.cuda()
+        rows.append(
+            compared(
+                f"nms1d, {count:,} segments, 4,260 groups",
+                "the CPU kernel",
+                functools.partial(hard, *here),
+                functools.partial(hard, *there),
+            )
+        )
+        rows.append(
+            compared(
+                f"soft_nms1d, {count:,} segments, 4,260 groups",
+                "the CPU kernel",
+                functools.partial(soft, *here),
+                functools.partial(soft, *there),
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Print the tables."""
+    if not torch.cuda.is_available() or not extension_status().cuda:
+        raise SystemExit(f"ops_cuda.py needs a CUDA device and the CUDA extension ({extension_status()})")
+    vision = importlib.import_module("torchvision.ops")
+    for title, measure in (
+        ("msta_conv1d on CUDA", lambda: [*msta(vision, 1, 1000), *msta(vision, 16, 256)]),
+        ("roi_max_pool1d on CUDA", lambda: roi_pool(vision)),
+        ("align1d on CUDA", lambda: [*align(vision, 0), *align(vision, 2)]),
+        ("project_align1d on CUDA", lambda: [*project(vision, 256, 64, 4), *project(vision, 100, 100, 16)]),
+        ("suppression on CUDA", suppression),
+    ):
+        print_table(f"{title} (medians)", HEAD, measure())
+
+
+if __name__ == "__main__":
+    main()
