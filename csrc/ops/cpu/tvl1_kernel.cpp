@@ -30,7 +30,7 @@ using tvl1::Size;
 using tvl1::State;
 using tvl1::Taps;
 
-constexpr int MAX_TOGETHER = 6;  // iterations per sweep
+constexpr int MAX_TOGETHER = 4;  // iterations per sweep: more are repeated too often, when one was the last
 
 // Flow of one pair at a time; memory is kept from pair to pair.
 class Solver {
@@ -235,7 +235,7 @@ class Solver {
 
   // Inner iterations until the flow changes little, or their number is reached; the last change.
   double iterate(double error, double enough) {
-    int together = 2;
+    int together = MAX_TOGETHER;  // the first few rarely suffice
     for (int done = 0; done < options_.inner && error > enough;) {
       together = std::min(together, options_.inner - done);
       std::array<double, MAX_TOGETHER> errors;
