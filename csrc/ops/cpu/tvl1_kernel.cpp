@@ -30,7 +30,7 @@ using tvl1::Size;
 using tvl1::State;
 using tvl1::Taps;
 
-constexpr int MAX_TOGETHER = 6;  // iterations per sweep
+constexpr int MAX_TOGETHER = 4;  // iterations per sweep: more are repeated too often, when one was the last
 
 // Flow of one pair at a time; memory is kept from pair to pair.
 class Solver {
@@ -40,7 +40,8 @@ class Solver {
         scales_(tvl1::pyramid(image, options, sizes_)),
         columns_(image.width),
         across_(image.width),
-        down_(image.width) {
+        down_(image.width),
+        warped_(static_cast<int64_t>(image.width) * tvl1::CHANNELS) {
     const int64_t plane = plane_size(image);
     int64_t total = 18 * plane + bordered_size(image) + 8 * tvl1::stride_of(image.width);
     for (int scale = 0; scale < scales_; ++scale) {
@@ -224,18 +225,17 @@ class Solver {
   void warp_second(Plane first) {
     for (int64_t y = 0; y < size_.height; ++y) {
       const float *u = now_.u.row(y), *v = now_.v.row(y);
-      float *dx = data_.dx.row(y), *dy = data_.dy.row(y);
       find_row(size_.width, 0, 1, u, &across_);
       find_row(size_.height, static_cast<float>(y), 0, v, &down_);
-      tvl1::read_row(size_, bordered_, across_, down_, rows_[0], dx, dy);
-      tvl1::linearise_row(size_.width, first.row(y), rows_[0], dx, dy, u, v, data_.residual.row(y),
-                          data_.inverse.row(y));
+      tvl1::read_row(size_, bordered_, across_, down_, warped_.data());
+      tvl1::linearise_row(size_.width, first.row(y), warped_.data(), u, v, data_.residual.row(y),
+                          data_.dx.row(y), data_.dy.row(y), data_.inverse.row(y));
     }
   }
 
   // Inner iterations until the flow changes little, or their number is reached; the last change.
   double iterate(double error, double enough) {
-    int together = 2;
+    int together = MAX_TOGETHER;  // the first few rarely suffice
     for (int done = 0; done < options_.inner && error > enough;) {
       together = std::min(together, options_.inner - done);
       std::array<double, MAX_TOGETHER> errors;
@@ -317,6 +317,7 @@ class Solver {
   float* free_ = nullptr;
   std::vector<tvl1::Between> columns_;
   Taps across_, down_;
+  std::vector<float> warped_;  // of a row
 
   // Of the level at work:
   Size size_{};

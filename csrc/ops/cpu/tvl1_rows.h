@@ -157,10 +157,11 @@ inline void find_taps(int width, int length, float start, float step, const floa
   }
 }
 
-// Reads an image with its border (4 channels per pixel) where the taps say.
+// Reads an image with its border where the taps say; all its channels, as whole vectors are quicker than
+// three.
 AVFUSION_CLONES
 inline void read_row(Size size, const float* bordered, const Taps& across, const Taps& down,
-                     float* __restrict warped, float* __restrict to_x, float* __restrict to_y) {
+                     float* __restrict to) {
   constexpr int C = CHANNELS;
   const int64_t pitch = static_cast<int64_t>(size.width + 2 * BORDER) * C;
   for (int x = 0; x < size.width; ++x) {
@@ -173,24 +174,24 @@ inline void read_row(Size size, const float* bordered, const Taps& across, const
       columns[i] = wy[0] * from[i] + wy[1] * from[pitch + i] + wy[2] * from[2 * pitch + i] +
                    wy[3] * from[3 * pitch + i];
     }
-    float value[C];
     for (int c = 0; c < C; ++c) {
-      value[c] = wx[0] * columns[c] + wx[1] * columns[C + c] + wx[2] * columns[2 * C + c] +
-                 wx[3] * columns[3 * C + c];
+      to[x * C + c] = wx[0] * columns[c] + wx[1] * columns[C + c] + wx[2] * columns[2 * C + c] +
+                      wx[3] * columns[3 * C + c];
     }
-    warped[x] = value[0];
-    to_x[x] = value[1];
-    to_y[x] = value[2];
   }
 }
 
+// The data term of a row; `warped` has CHANNELS values per pixel.
 AVFUSION_CLONES
-inline void linearise_row(int width, const float* image, const float* warped, const float* dx,
-                          const float* dy, const float* u, const float* v, float* __restrict residual,
+inline void linearise_row(int width, const float* image, const float* warped, const float* u, const float* v,
+                          float* __restrict residual, float* __restrict dx, float* __restrict dy,
                           float* __restrict inverse) {
   for (int x = 0; x < width; ++x) {
-    const Data pixel = linearise(image[x], warped[x], dx[x], dy[x], u[x], v[x]);
+    const float* texel = warped + x * CHANNELS;
+    const Data pixel = linearise(image[x], texel[0], texel[1], texel[2], u[x], v[x]);
     residual[x] = pixel.residual;
+    dx[x] = pixel.dx;
+    dy[x] = pixel.dy;
     inverse[x] = pixel.inverse;
   }
 }

@@ -151,9 +151,10 @@ def _codecs() -> Iterator[Finding]:
         "further decoders", DECODERS_OFTEN_MET, "r", "videos in them will be left out", False
     )
     yield _codec_finding("encoders", ENCODERS_OF_THE_DEMO, "w", "the demo cannot be rendered", False)
-    tvl1 = hasattr(cv2, "optflow")
-    advice = "" if tvl1 else "replace opencv by opencv-contrib-python-headless for tvl1; dis works"
-    yield Finding("optical flow", "tvl1, dis" if tvl1 else "dis, but not tvl1", advice, needed=False)
+    optflow = hasattr(cv2, "optflow")
+    advice = "" if optflow else "for tvl1_opencv, replace opencv by opencv-contrib-python-headless"
+    flows = "tvl1, dis, tvl1_opencv" if optflow else "tvl1, dis, but not tvl1_opencv"
+    yield Finding("optical flow", flows, advice, needed=False)
 
 
 def _codec_finding(

@@ -25,9 +25,9 @@ weights:
   `avfusion doctor` says which files fit and where they come from.
 
 flow:
-  tvl1 is the published flow, one to three seconds per frame on a core; dis is a quick one, a hundred times
-  faster, but not what published weights were trained with. Without --flow: tvl1 with a file of weights, dis
-  with random ones. The file names the flow it was made with.
+  tvl1 is the published flow; tvl1_opencv the same by OpenCV, many times slower, to compare with; dis is a
+  quick one, but not what published weights were trained with. Without --flow: tvl1 with a file of weights,
+  dis with random ones. The file names the flow it was made with.
 
 examples:
   avfusion extract clip.mp4 --streams rgb,flow,audio --weights random:0 --out clip.h5
@@ -56,7 +56,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="of rgb,flow,audio (default: all)",
     )
     add("--weights", metavar="WEIGHTS", help="random:SEED, or STREAM=FILE,... (see below)")
-    add("--flow", choices=("tvl1", "dis"), help="optical flow (see below)")
+    add("--flow", choices=("tvl1", "tvl1_opencv", "dis"), help="optical flow (see below)")
     add("--fps", type=float, help="frames per second to sample at (default: the video's own)")
     add(
         "--geometry",
