@@ -208,7 +208,7 @@ def _results(video: _Open, path: Path, streams: Sequence[StreamConfig]) -> dict[
             continue
         values = cat(video.features[config.name]).cpu().numpy()
         if not np.isfinite(values).all():
-            problem = "its features hold NaN or infinity: check the weights, or take precision fp32"
+            problem = "its features hold NaN or infinity: check the weights, or take precision float32"
             raise InputError(path, problem, config.name)
         results[config.name] = VideoFeatures(values if config.post is None else config.post(values), axis)
     return results
