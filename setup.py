@@ -18,6 +18,8 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 # A fused multiply-add rounds differently, which can move the bounds of a bin.
 OPTIMISE = {"cxx": ["-O3", "-g0", "-ffp-contract=off"], "nvcc": ["-O3", "-fmad=false"]}
+# Without OpenMP at::parallel_for is a plain loop; torch has loaded its libgomp, which serves this as well.
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 
 def wanted() -> str:
@@ -57,7 +59,8 @@ def build_arguments(choice: str) -> dict[str, object]:
             name=f"avfusion.ops._C_torch{version}",
             sources=sorted(str(p.relative_to(ROOT)) for p in sources if p.suffix in (".cpp", ".cu")),
             depends=sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h")),
-            extra_compile_args={name: list(flags) for name, flags in OPTIMISE.items()},
+            extra_compile_args={"cxx": [*OPTIMISE["cxx"], *OPENMP], "nvcc": list(OPTIMISE["nvcc"])},
+            extra_link_args=list(OPENMP),
             py_limited_api=True,  # torch loads it, Python does not import it: one file for every version
         )
 

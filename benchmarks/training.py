@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("detector", choices=sorted(DETECTORS))
+    parser.add_argument("detector", choices=sorted(DETECTORS), nargs="?", default="muses")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--videos", type=int, default=thumos.VIDEOS, help="fewer than THUMOS14 has")
     parser.add_argument("--limit", type=float, default=600, help="seconds that a schedule may take")

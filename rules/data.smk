@@ -1,44 +1,6 @@
 # Annotations, media and the manifest: what there is to learn from, and which of it can be used.
 
 
-def whose_media_are(source):
-    """Pattern of the datasets whose videos come from `source`."""
-    datasets = CONFIG.datasets.items()
-    return one_of(
-        name for name, value in datasets if value["media"]["source"] == source
-    )
-
-
-def dataset_file(wildcards):
-    """The file that describes a dataset."""
-    return str(Path(CONFIG.options["datasets"]) / f"{wildcards.dataset}.yaml")
-
-
-def annotation_files(wildcards):
-    """Annotations of a dataset that are files here."""
-    spec = option("annotations")(wildcards)
-    paths = spec["path"] if isinstance(spec, dict) else spec
-    return [
-        path
-        for each in ([paths] if isinstance(paths, str) else paths)
-        for path in if_there(each)
-    ]
-
-
-def media_options(*names):
-    """Function of the wildcards that gives those options of the media on which the videos depend.
-
-    The others (a password, the number of attempts) are read by the job itself: they are no reason to run again,
-    and a password has no place in the records that Snakemake keeps.
-    """
-
-    def look_up(wildcards):
-        media = CONFIG.datasets[wildcards.dataset]["media"]
-        return {name: media[name] for name in names}
-
-    return look_up
-
-
 rule render_annotations:
     output:
         "results/{dataset}/annotations.json",
@@ -197,6 +159,31 @@ rule fetch_from_youtube:
         "../workflow/scripts/fetch_from_youtube.py"
 
 
+rule list_annotated:
+    input:
+        annotations="results/{dataset}/annotations.json",
+    output:
+        "results/{dataset}/manifest/{shard}.tsv",
+    log:
+        "logs/{dataset}/list_annotated/{shard}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/list_annotated/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("none"),
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        subsets=option("subsets"),
+        code=code("list_annotated.py"),
+    script:
+        "../workflow/scripts/list_annotated.py"
+
+
 rule inspect_videos:
     input:
         "resources/{dataset}/media/{shard}.tsv",
@@ -206,6 +193,8 @@ rule inspect_videos:
         "logs/{dataset}/inspect_videos/{shard}.log",
     benchmark:
         "benchmarks/jobs/{dataset}/inspect_videos/{shard}.tsv"
+    wildcard_constraints:
+        dataset=whose_media_are("render", "folder", "archives", "youtube"),
     conda:
         "../envs/media.yaml"
     threads: 1

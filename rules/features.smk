@@ -1,4 +1,4 @@
-# From media to features, per stream and shard. The backbones of the demo are trained here as well.
+# From media (or what somebody has made of them) to features, per stream and shard. The backbones of the demo are trained here as well.
 
 
 rule train_backbone:

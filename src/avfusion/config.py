@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avfusion.data.streams import is_sound
 from avfusion.errors import InputError, known_names
 from avfusion.experiments import (
     LIST,
@@ -148,6 +149,8 @@ def runs(config: "WorkflowConfig", dataset: str, full: bool = False) -> list[tup
 
 def describe_stream(stream: Options) -> str:
     """A stream in a few words: backbone, where its weights come from, and what its snippets see."""
+    if stream["features"]:
+        return f"imported from {stream['features']['path']}"
     width = "" if stream["width"] == 1 else f" at {stream['width']:g} of its width"
     origin = _origin(stream["weights"])
     step = f"on the grid of {stream['grid']}" if stream.get("grid") else f"every {stream['stride']}"
@@ -203,11 +206,32 @@ def _check_reference(dataset: Options, options: Options, path: Path, field: str)
 def _check_streams(dataset: Options, path: Path) -> None:
     streams = dataset["streams"]
     for stream, options in streams.items():
+        field = f"streams.{stream}"
+        if options["features"] is not None:
+            _check_import(options["features"], path, f"{field}.features")
+            continue
+        if dataset["media"]["source"] == "none":
+            raise InputError(path, "there are no media to extract it from; name its 'features'", field)
+        for key in ("window", "stride") if not is_sound(stream) else ():
+            if options[key] is None:
+                raise InputError(path, f"the key '{key}' is missing", field)
         grid = options.get("grid")
+        if grid in streams and streams[grid]["features"] is not None:
+            problem = f"the snippets of '{grid}' are imported, nothing can be cut around them; use null"
+            raise InputError(path, problem, f"{field}.grid")
         if grid is not None and grid not in streams:
             raise InputError(
-                path, f"there is no stream '{grid}'{known_names(grid, streams)}", f"streams.{stream}.grid"
+                path, f"there is no stream '{grid}'{known_names(grid, streams)}", f"{field}.grid"
             )
         if options["weights"] == "trained" and dataset["media"]["source"] != "render":
             problem = "'trained' is for rendered videos only; name a file of weights"
-            raise InputError(path, problem, f"streams.{stream}.weights")
+            raise InputError(path, problem, f"{field}.weights")
+
+
+def _check_import(features: Options, path: Path, field: str) -> None:
+    whole = features["unit"] == "video"
+    if features["stride"] is None and not whole:
+        raise InputError(path, f"the key 'stride' is missing, in {features['unit']}", field)
+    for key in ("stride", "window", "first"):
+        if whole and features[key] is not None:
+            raise InputError(path, "has no meaning if snippets divide the whole video", f"{field}.{key}")

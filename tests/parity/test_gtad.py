@@ -31,6 +31,7 @@ from avfusion.detectors.gtad_windows import (
     window_starts,
     window_targets,
 )
+from avfusion.engine.device import exact_float32
 from avfusion.engine.optimise import make_optimiser, take_step
 from avfusion.engine.ranking import detections_from_proposals
 from avfusion.engine.schedule import published_training
@@ -170,6 +171,39 @@ def test_adam_steps(golden: Path) -> None:
             assert_near(state[name], value)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_on_a_gpu(golden: Path, variant: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, data = published(golden, variant).cuda().eval(), arrays(golden)
+    features = features_of(golden, variant).cuda()
+    with torch.no_grad(), exact_float32():
+        maps = model.maps(features)
+    for name, key in zip(Maps._fields, ("iou_map", "start", "end"), strict=True):
+        assert_near(getattr(maps, name).cpu(), data[f"{variant}/{key}"])
+
+
+@pytest.mark.gpu
+def test_losses_on_a_gpu_without_waiting_for_it(golden: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    model, wanted = published(golden).cuda(), facts(golden)["loss"]
+    batch = batch_of(golden, "loss", features_of(golden, "style1"))
+    batch = Example(*(value.cuda() for value in batch))
+    with exact_float32():
+        maps = model.maps(batch.features)
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            losses = model.losses(maps, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert losses["total"].item() == pytest.approx(wanted["total"], rel=1e-5)
+        losses["total"].backward()
+    for name, norm in wanted["grad_l2"].items():
+        assert model.get_parameter(name).grad.double().norm().item() == pytest.approx(norm, rel=1e-5), name
+
+
 # --- windows and targets
 
 
@@ -254,7 +288,7 @@ def test_tables_of_the_windows(golden: Path) -> None:
 
 def test_suppression_in_a_window(golden: Path) -> None:
     for key, segments, scores, _ in windows(golden):
-        best = suppress(RankedProposals(segments, scores), RankingOptions(), 200)
+        best = suppress(segments, scores, RankingOptions(), 200)
         got = np.column_stack([best.segments, best.scores])
         np.testing.assert_allclose(got, arrays(golden, "postprocess")[f"softnms/{key}"], rtol=1e-9)
 

@@ -2,17 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from avfusion.ops import align1d, msta_conv1d, nms1d, project_align1d, roi_max_pool1d
+from avfusion.ops import (
+    SoftNms,
+    align1d,
+    msta_conv1d,
+    nms1d,
+    project_align1d,
+    roi_max_pool1d,
+    soft_nms1d,
+    vote1d,
+)
 from avfusion.ops.align import reference_align1d, reference_align1d_backward
 from avfusion.ops.nms import reference_nms1d
 from avfusion.ops.roi_pool import reference_roi_max_pool1d, reference_roi_max_pool1d_backward
+from avfusion.ops.soft_nms import reference_soft_nms1d
 
 Arrays = dict[str, torch.Tensor]
 ROI_POOL = [
@@ -202,3 +212,48 @@ def test_nms1d(golden: Path, number: int, threshold: str) -> None:
     assert nms1d(segments, scores, float(threshold)).tolist() == wanted
     groups = torch.zeros(len(rows), dtype=torch.int64)
     assert reference_nms1d(segments, scores, groups, float(threshold)).tolist() == wanted
+
+
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_nms1d(golden: Path, method: Literal["linear", "gaussian"]) -> None:
+    """Each decay rule alone: which segments are left, in which order, with which scores."""
+    with np.load(golden / "postproc" / "actionformer_nms.npz", allow_pickle=False) as file:
+        segments, scores = torch.from_numpy(file["segments"]), torch.from_numpy(file["scores"])
+        index, detections = file[f"softnms_{method}/index"], file[f"softnms_{method}/dets"]
+    threshold, sigma, least = 0.3, 0.5, 0.02  # the only ones among round numbers that give these indices
+    groups = torch.zeros(len(scores), dtype=torch.int64)
+    found = soft_nms1d(segments, scores, method, iou_threshold=threshold, sigma=sigma, min_score=least)
+    reference = reference_soft_nms1d(segments, scores, groups, method, threshold, sigma, least, 0)
+    for kept, decayed in (found[:2], reference):
+        assert kept.tolist() == index.tolist()
+        np.testing.assert_allclose(decayed, detections[:, 2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "run", ["thumos", "high_min_score", "agnostic_voting", "agnostic_anet", "hard_agnostic_voting"]
+)
+def test_post_processing_of_actionformer(golden: Path, run: str) -> None:
+    """Suppression, voting and the cuts to a number, composed from the operators."""
+    options = json.loads((golden / "postproc" / "actionformer_nms.json").read_text())[run]
+    with np.load(golden / "postproc" / "actionformer_nms.npz", allow_pickle=False) as file:
+        segments, scores, labels = (torch.from_numpy(file[key]) for key in ("segments", "scores", "labels"))
+        wanted = {key: file[f"{run}/{key}"] for key in ("segments", "scores", "labels")}
+    if options["use_soft_nms"]:
+        found = soft_nms1d(
+            segments,
+            scores,
+            groups=labels if options["multiclass"] else None,
+            sigma=options["sigma"],
+            min_score=options["min_score"],
+            limit=options["max_seg_num"],
+            voting_threshold=None if options["multiclass"] else options["voting_thresh"],
+        )
+    else:
+        kept = nms1d(segments, scores, options["iou_threshold"])
+        moved = vote1d(segments[kept], segments, scores, options["voting_thresh"])
+        found = SoftNms(kept, scores[kept], moved)
+    count = min(options["max_seg_num"], len(found.kept))
+    np.testing.assert_allclose(found.scores[:count], wanted["scores"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.segments[:count], wanted["segments"], rtol=1e-5, atol=1e-5)
+    if options["multiclass"]:
+        assert labels[found.kept[:count]].tolist() == wanted["labels"].tolist()

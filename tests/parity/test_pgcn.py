@@ -8,21 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dense_pgcn import dense_score
 from golden_recipe import layout, load_recipe, recipe_input
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.data.proposal_list import ListedVideo, read_proposal_list
+from avfusion.detectors.base import Video
 from avfusion.detectors.graphs import GraphOptions, grow_all, neighbours, relations
-from avfusion.detectors.packing import FeatureBank
-from avfusion.detectors.pgcn import Options, Pgcn, PgcnTrainingSet, part_rows, pool_parts, pool_segments
+from avfusion.detectors.parts import part_rows, pool_parts
+from avfusion.detectors.pgcn import Options, Pgcn, PgcnTrainingSet, pool_segments
 from avfusion.detectors.sampling import (
     SamplingOptions,
     VideoPools,
     listed_candidates,
+    prediction_rois,
     regression_statistics,
     video_pools,
 )
+from avfusion.engine.optimise import OptimiserOptions, parameter_groups
 
 KINDS = ["rgb", "rm"]
 WIDTHS = {"rgb": (1024,), "rm": (512, 128)}
@@ -110,6 +115,16 @@ def test_training_form_losses_and_gradients(golden: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_the_optimiser(golden: Path, kind: str) -> None:
+    model, options = published(kind), OptimiserOptions(weight_decay=0.25)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, options)
+    for ours, theirs in zip(groups, facts(golden, f"model_{kind}")["groups"], strict=True):
+        assert [names[id(parameter)] for parameter in ours["params"]] == theirs["params"]
+        assert (ours["rate"], ours["weight_decay"]) == (theirs["lr_mult"], 0.25 * theirs["decay_mult"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_adjacency_and_input_of_the_graph_convolutions(golden: Path, kind: str) -> None:
     model, data = published(kind), arrays(golden, f"model_{kind}")
     features = dict(zip(("act", "comp"), inputs(kind), strict=True))
@@ -117,7 +132,7 @@ def test_adjacency_and_input_of_the_graph_convolutions(golden: Path, kind: str) 
         features = dict(zip(features, model._attended(*features.values()), strict=True))
     for name, network in (("act", model.Act_GCN), ("comp", model.Comp_GCN)):
         assert_near(features[name][:2], data[f"train/gcn_input_{name}[:2]"])
-        weights = network.edges(features[name][:21][None])[0]
+        weights = network.edges(*network.by_parent(features[name], GRAPHS[:1]))[0]
         adjacency = torch.zeros(21, 21)
         adjacency[range(5), range(5)] = 1
         for parent in range(5):
@@ -206,13 +221,11 @@ def test_training_items(golden: Path) -> None:
     rows = [
         part_rows(np.concatenate([kind.rois for kind in p.kinds()]), features.shape[1], 64) for p in pools
     ]
-    bank = FeatureBank([data["sampling_features"]] * len(pools), torch.device("cpu"))
-    examples = PgcnTrainingSet(bank, rows, pools, detector)
+    examples = PgcnTrainingSet([features] * len(pools), rows, pools, detector)
     rng = np.random.RandomState(777)
     for index, entry in enumerate(wanted["training_items_numpy_seed_777"]):
         assert entry["index"] == index
         example = examples.draw(index, rng)
-        assert example.video == index
         parts = pool_parts(features, torch.from_numpy(example.rows))[example.graphs.flatten()]
         np.testing.assert_array_equal(parts[:, 1], data[f"item{index}/act"])
         sums = parts.double().flatten(1).sum(1)
@@ -221,3 +234,26 @@ def test_training_items(golden: Path) -> None:
         assert example.sample.labels.tolist() == entry["label"][::21]
         targets = entry["reg_target"][::21]
         np.testing.assert_allclose(example.sample.targets, targets, rtol=1e-6, atol=1e-7)
+
+
+def test_prediction_from_seconds(golden: Path) -> None:
+    """The whole way of a test video: ticks, pooling, the graphs of seed 777, and the dense network."""
+    wanted = facts(golden, "sampling")["test_videos"]
+    name, fps = "video_validation_0000001", 29.97
+    listed = videos(golden)[name]
+    _, candidates = listed_candidates(listed, 10**6)
+    segments = np.stack([candidates.start, candidates.end], axis=1)
+    snippets = (listed.frames - 64) // 8 + 1
+    values = np.abs(recipe_input("in:test/prediction", (snippets, 6)))
+    features = VideoFeatures(values, TimeAxis(32 / fps, 8 / fps, 64 / fps))
+    detector = load_recipe(Pgcn(Options(hidden=8), (6,), 20)).eval()
+    scores = detector.predict(Video(name, features, segments / fps))
+
+    rois = prediction_rois(segments / listed.frames, listed.frames)
+    parts = pool_parts(torch.from_numpy(values.T.copy()), torch.from_numpy(part_rows(rois, snippets, 64)))
+    graphs = torch.tensor(wanted[name]["graphs_numpy_seed_777"])
+    with torch.no_grad():
+        dense = dense_score(detector, parts[:, 1], parts.flatten(1), graphs)
+    assert_near(torch.from_numpy(scores.activity), dense.activity)
+    assert_near(torch.from_numpy(scores.completeness), dense.completeness)
+    assert_near(torch.from_numpy(scores.regression), dense.regression)

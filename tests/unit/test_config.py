@@ -85,13 +85,33 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
             "config/datasets/clips.yaml: streams.rgb: unknown key 'stried'; did you mean 'stride'?",
         ),
         ("{window: 16, ", "{", "config/datasets/clips.yaml: streams.rgb: the key 'window' is missing"),
-        ("window: 16", "window: wide", "streams.rgb.window: must be a whole number, not 'wide'"),
+        ("window: 16", "window: wide", "streams.rgb.window: must be a whole number or null, not 'wide'"),
+        (
+            "source: folder, path: videos",
+            "source: none",
+            "streams.rgb: there are no media to extract it from; name",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x}}",
+            "streams.rgb.features: the key 'stride' is missing, in frames",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x, unit: video, window: 3}}",
+            "streams.rgb.features.window: has no meaning if snippets divide the whole video",
+        ),
+        (
+            "{window: 16, stride: 8}",
+            "{features: {path: x, stride: 8}}",
+            "streams.audio.grid: the snippets of 'rgb' are imported, nothing can be cut around them",
+        ),
         ("window: 16", "window: 4", "streams.rgb.window: must be at least 8, not 4"),
         ("stride: 8", "stride: 8, endpoint: Mixed_4x", "streams.rgb.endpoint: must be Mixed_3b or"),
         (
             "source: folder",
             "source: foldr",
-            "media.source: must be render or folder or archives or youtube, not 'foldr'; did you mean",
+            "media.source: must be render or folder or archives or youtube or none, not 'foldr'; did",
         ),
         ("path: videos", "paht: videos", "media: unknown key 'paht'; did you mean 'path'?"),
         (
@@ -414,7 +434,7 @@ def test_the_tables_of_the_manual_are_those_of_the_schemas() -> None:
     spec.loader.exec_module(module)
     text = (ROOT / "config" / "README.md").read_text()
     assert module.manual(text) == text, "run: python workflow/config_manual.py"
-    assert "| `streams.rgb.window` | *needed* | Frames that a snippet sees. |" in text
+    assert "| `streams.rgb.window` | `null` | Frames that a snippet sees; needed unless" in text
 
 
 def defaults_of(place: str) -> dict[str, Any]:

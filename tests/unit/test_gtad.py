@@ -101,6 +101,34 @@ def test_one_seed_one_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_stopped_training_goes_on_as_if_it_never_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, annotations = planted(4, seed=1)
+    short = CONFIG | {"training": CONFIG["training"] | {"epochs": 2, "steps": [1]}}
+
+    def run(name: str) -> bytes:
+        out, state = tmp_path / name, tmp_path / f"{name}.state"
+        arguments = (short, features, {}, annotations, 0, out)
+        train(*arguments, device="cpu", resume_path=state, save_every=0)
+        return out.read_bytes()
+
+    wanted, calls = run("straight"), []
+    original = Gtad.training_step
+
+    def breaking(self: Gtad, examples: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, examples)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Gtad, "training_step", breaking)
+        run("stopped")
+    assert not (tmp_path / "stopped").exists()
+    assert run("stopped") == wanted
+
+
 def test_the_classifier_comes_back_with_the_checkpoint(trained: Path) -> None:
     checkpoint = read_checkpoint(trained / "model.pt")
     detector = load_detector(checkpoint)
@@ -219,6 +247,13 @@ def test_every_style_works_with_any_duration(style: int) -> None:
     assert all(bool(((part >= 0) & (part <= 1)).all()) for part in maps)
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_maps_keep_their_size_whatever_the_kernel(size: int) -> None:
+    detector = small(kernel_2d=size)
+    assert detector.localization.get_parameter("4.weight").shape == (16, 16, size, size)
+    assert detector.maps(torch.randn(1, 12, 48)).candidates.shape == (1, 2, 16, 48)
+
+
 def test_context_with_slots_of_its_own_is_always_sampled_as_it_is_long() -> None:
     uneven, features = {"inner_slots": 8, "context_slots": 4}, torch.randn(1, 12, 48)
     one, all_of_them = small(sampling_ratio=1, **uneven), small(sampling_ratio=0, **uneven)
@@ -236,6 +271,21 @@ def test_attention_takes_the_first_stream_for_the_picture() -> None:
     losses["total"].backward()
     for layers in (detector.U_v, detector.U_a):
         assert all(parameter.grad.abs().sum() > 0 for parameter in layers.parameters())
+
+
+def test_attention_alone_makes_the_loss_fall() -> None:
+    detector = small(widths=(12, 8), attention=1)
+    batch = drawn(detector, clip(60, channels=20))
+    layers = [*detector.U_v.parameters(), *detector.U_a.parameters()]
+    optimiser = torch.optim.Adam(layers, lr=0.05)
+    found = []
+    for _ in range(20):
+        loss = detector.training_step(batch)["total"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        found.append(loss.item())
+    assert found[-1] < 0.97 * found[0]
 
 
 def test_lower_precision_moves_the_losses_a_little() -> None:
@@ -315,6 +365,7 @@ def test_nothing_is_proposed_after_a_video_shorter_than_a_window() -> None:
         ({"neighbours": 0}, "neighbours: must be at least 1"),
         ({"min_duration": 16}, r"min_duration: must be below max_duration \(16\)"),
         ({"regression_weight": -1.0}, "regression_weight: must not be negative"),
+        ({"kernel_2d": 2}, "kernel_2d: must be odd"),
         ({"attention": -1}, "attention: must be at least 0"),
         ({"windows": "sliding_windows"}, "windows: must be sliding or rescaled"),
         ({"style": 3}, "style: must be 0 or 1 or 2"),

@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avfusion.data.manifest import COLUMNS, ManifestRow, read_manifest, shard_of, write_manifest
+from avfusion.data.annotations import Annotations, VideoAnnotation
+from avfusion.data.manifest import (
+    COLUMNS,
+    ManifestRow,
+    read_manifest,
+    rows_of_annotations,
+    shard_of,
+    write_manifest,
+)
 from avfusion.errors import InputError
 
 ROWS = [
@@ -69,3 +77,16 @@ def test_shards_divide_the_rows() -> None:
     assert {len(shard) for shard in shards} == {2, 3}
     with pytest.raises(ValueError, match="no shard 4 of 4"):
         shard_of(rows, 4, 4)
+
+
+def test_videos_without_media_are_as_long_as_the_annotations_say() -> None:
+    videos = {
+        "a": VideoAnnotation("train", 12.5),
+        "b": VideoAnnotation("test", None),
+        "c": VideoAnnotation("val", 3.0),
+    }
+    rows = rows_of_annotations(Annotations(videos, ()), ["test", "train"])
+    assert [(row.id, row.subset, row.duration, row.status) for row in rows] == [
+        ("b", "test", 0.0, "the annotations do not say how long it is"),
+        ("a", "train", 12.5, "ok"),
+    ]

@@ -7,9 +7,9 @@ import pytest
 
 from avfusion.data.annotations import Annotations, Instance, VideoAnnotation
 from avfusion.data.proposals import RankedProposals
-from avfusion.engine.ranking import as_detections, detections_from_proposals, pool_proposals
+from avfusion.engine.ranking import detections_from_proposals, pool_proposals
 from avfusion.errors import InputError
-from avfusion.evaluation.average_recall import average_recall
+from avfusion.evaluation.average_recall import as_detections, average_recall
 
 LABELS = ("jump", "run", "sit")
 MENDED = {"return_last": True}

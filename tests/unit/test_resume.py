@@ -16,6 +16,7 @@ from training_data import Features, changed, planted, windows
 
 from avfusion.data.annotations import Annotations
 from avfusion.detectors.muses import Muses
+from avfusion.engine import loop
 from avfusion.engine.train import train
 
 DATA = planted(6, 1)
@@ -52,16 +53,16 @@ def run(
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Let the training break down in its `call`-th pass from now, once."""
-    original, calls = Muses.training_steps, []
+    """Let the training break down in its `call`-th pass from now, once, when its gradients are there."""
+    original, calls = loop._learn, []
 
-    def step(self: Muses, batches: Any) -> Any:
+    def learn(*arguments: Any) -> None:
+        original(*arguments)
         calls.append(None)
         if len(calls) == call:
             raise StoppedError
-        return original(self, batches)
 
-    monkeypatch.setattr(Muses, "training_steps", step)
+    monkeypatch.setattr(loop, "_learn", learn)
 
 
 def losses(folder: Path) -> list[list[str]]:
@@ -75,7 +76,21 @@ def losses(folder: Path) -> list[list[str]]:
         CONFIG,
         changed(epochs=3, passes=3, batch_size=2, accumulate=2, optimizer="sgd", lr=1e-3, step_at="first"),
         changed(epochs=3, passes=3, batch_size=2, optimizer="adam", standardise=True),
+        {
+            "detector": "pgcn",
+            "model": {"hidden": 8, "graph": {"children": 2}},
+            "training": {"epochs": 3, "passes": 2, "batch_size": 2, "precision": "auto"},
+        },
+        {
+            "detector": "gtad",
+            "model": {
+                **{"temporal_scale": 32, "max_duration": 8, "inner_slots": 2, "context_slots": 2},
+                **{"hidden_1d": 16, "hidden_2d": 8, "hidden_3d": 8, "groups": 4},
+            },
+            "training": {"epochs": 2, "passes": 2, "batch_size": 6},
+        },
     ],
+    ids=["muses", "muses-first", "muses-adam", "pgcn", "gtad"],
 )
 def test_stopped_at_any_time_and_taken_up_again_the_result_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]

@@ -142,6 +142,18 @@ def test_gradients_are_averaged_over_accumulated_batches(
     assert len(steps) == 6
 
 
+def test_networks_compute_in_bfloat16_and_weights_stay_float32(
+    tmp_path: Path, train_data: tuple[Features, Annotations]
+) -> None:
+    checkpoint = read_checkpoint(run(tmp_path, train_data, changed(precision="bfloat16")))
+    assert {value.dtype for value in checkpoint.state_dict.values()} == {torch.float32}
+    exact = read_checkpoint(run(tmp_path / "exact", train_data))
+    name = "roi_head.activity_fc.weight"
+    assert not torch.equal(checkpoint.state_dict[name], exact.state_dict[name])
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert float(rows[-1]["total"]) < 0.5 * float(rows[0]["total"])
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

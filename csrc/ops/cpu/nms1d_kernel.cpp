@@ -7,6 +7,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "../nms1d.h"
+#include "groups.h"
+
 namespace avfusion::ops {
 namespace {
 
@@ -33,31 +36,16 @@ void suppress(const scalar_t* start, const scalar_t* stop, int64_t begin, int64_
 
 at::Tensor nms1d_cpu(const at::Tensor& segments, const at::Tensor& scores, const at::Tensor& groups,
                      double threshold) {
-  const int64_t count = segments.dim() == 2 ? segments.size(0) : -1;
-  TORCH_CHECK(count >= 0 && segments.size(1) == 2, "segments must be (segments, 2): start and end");
-  TORCH_CHECK(at::isFloatingType(segments.scalar_type()), "segments must be floating point, not ",
-              segments.scalar_type());
-  TORCH_CHECK(scores.dim() == 1 && scores.size(0) == count, "scores must be one for each of the ", count,
-              " segments");
-  TORCH_CHECK(groups.dim() == 1 && groups.size(0) == count && groups.scalar_type() == at::kLong,
-              "groups must be int64, one for each of the ", count, " segments");
-  TORCH_CHECK(scores.device().is_cpu() && groups.device().is_cpu(), "scores and groups must be on the CPU");
-
+  check_segments(segments, groups);
+  check_scores(scores, segments);
+  const int64_t count = segments.size(0);
   const auto by_score = at::argsort(scores, /*stable=*/true, /*dim=*/0, /*descending=*/true);
   const auto by_group = at::argsort(groups.index({by_score}), /*stable=*/true, /*dim=*/0);
   const auto order = by_score.index({by_group});
   const auto sorted_groups = groups.index({order}).contiguous();
   const auto sorted = segments.index({order}).t().contiguous();
 
-  const int64_t* group = sorted_groups.const_data_ptr<int64_t>();
-  std::vector<int64_t> bounds;
-  for (int64_t i = 0; i < count; ++i) {
-    if (i == 0 || group[i] != group[i - 1]) {
-      bounds.push_back(i);
-    }
-  }
-  bounds.push_back(count);
-
+  const auto bounds = run_bounds(sorted_groups);
   auto kept = at::ones({count}, at::kByte);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, segments.scalar_type(), "nms1d_cpu", [&] {
     const scalar_t* start = sorted.const_data_ptr<scalar_t>();

@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.annotations import read_annotations
 from avfusion.data.features import FeatureWriter, TimeAxis, VideoFeatures
 from avfusion.data.hdf5 import reading
+from avfusion.data.manifest import ManifestRow, read_manifest
 from avfusion.data.tables import read_text
 from avfusion.data.torch_file import load_torch
 from avfusion.errors import InputError
@@ -105,6 +107,7 @@ def import_features(
     width: int | None = None,
     pattern: str = VIDEO,
     backbone: str = "imported",
+    may_be_empty: bool = False,
 ) -> dict[str, str]:
     """Write the features of `videos` as a shard (see `avfusion.data.features`).
 
@@ -118,6 +121,7 @@ def import_features(
         width: channels that every video must have; None: as the first one.
         pattern: name of a file, without its suffix, or of a dataset: ``{video}`` stands for the id.
         backbone: what made the features, for the record.
+        may_be_empty: whether it is fine that no video has features, as in one shard of many.
 
     Returns:
         Reason for every video that has none; the shard says so too.
@@ -147,7 +151,7 @@ def import_features(
                 end = features.axis.end(len(values))
                 doubtful.append(f"those of '{video}' end at {end:.1f} s, it lasts {timing.duration:.1f} s")
             writer.add(stream, video, features)
-        if len(absent) == len(videos):
+        if len(absent) == len(videos) and not may_be_empty:
             reason = next(iter(absent.values()), "none was asked for")
             raise InputError(source, f"has features of none of the {len(videos)} videos ({reason})")
     if doubtful:
@@ -155,6 +159,49 @@ def import_features(
         logger.warning("%s: %s (%s): check stride, unit and fps", source, told, doubtful[0])
     logger.info("%s: %d videos, %d have none", source, len(videos) - len(absent), len(absent))
     return absent
+
+
+def import_shard(
+    rows: Sequence[ManifestRow], stream: str, options: Mapping[str, Any], out: str | Path
+) -> dict[str, str]:
+    """`import_features` of the videos of a manifest, as a dataset's file describes it.
+
+    Args:
+        rows: of the manifest; what it does not know of a video, `fps` of the options says.
+        stream: its name.
+        options: ``streams.STREAM.features`` of config/schemas/dataset.schema.yaml.
+        out: shard to write.
+
+    Returns:
+        Reason for every video that has no features.
+
+    Raises:
+        InputError: as `import_features`.
+    """
+    videos = {row.id: Timing(row.duration or None, row.fps or options["fps"]) for row in rows}
+    geometry = Geometry(*(options[name] for name in ("unit", "stride", "window", "first")))
+    return import_features(
+        options["path"],
+        out,
+        stream,
+        videos,
+        geometry,
+        options["layout"],
+        options["width"],
+        options["pattern"],
+        may_be_empty=True,
+    )
+
+
+def read_timings(path: str | Path) -> dict[str, Timing]:
+    """What a manifest (``.tsv``) or annotations tell of all their videos.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if Path(path).suffix == ".tsv":
+        return {row.id: Timing(row.duration or None, row.fps or None) for row in read_manifest(path)}
+    return {name: Timing(video.duration) for name, video in read_annotations(path).videos.items()}
 
 
 def available(source: str | Path, pattern: str = VIDEO) -> list[str]:
@@ -233,9 +280,9 @@ def _read_file(path: Path) -> Any:
 
 
 def _read_csv(path: Path) -> NDArray[np.float32]:
-    """Numbers, a snippet per line; a first line that holds something else is a header."""
+    """Numbers, a snippet per line; a first line of anything else, or that counts columns, is a header."""
     lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
-    if lines and not all(map(_is_number, lines[0][1].split(","))):
+    if lines and _is_header(lines[0][1].split(",")):
         lines = lines[1:]
     if not lines:
         return np.zeros((0, 0), dtype=np.float32)
@@ -259,6 +306,12 @@ def _csv_error(path: Path, lines: Sequence[tuple[int, str]]) -> InputError:
             problem = f"has {len(cells)} values, the lines before have {columns}"
             return InputError(path, problem, f"line {number}")
     return InputError(path, "is no table of numbers")
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether a line names columns; pandas calls them 0, 1, 2, ... if nobody says otherwise."""
+    counted = len(cells) > 2 and [cell.strip() for cell in cells] == [str(k) for k in range(len(cells))]
+    return counted or not all(map(_is_number, cells))
 
 
 def _is_number(text: str) -> bool:

@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from avfusion.data.annotations import Annotations
 from avfusion.data.tables import parse_csv, read_text
 from avfusion.errors import InputError
 from avfusion.files import write_text
@@ -104,6 +105,27 @@ def _from_cell(cell: str, form: type) -> Any:
     if form is not str and not 0 <= value < float("inf"):
         raise ValueError(cell)
     return value
+
+
+def rows_of_annotations(annotations: Annotations, subsets: Iterable[str]) -> list[ManifestRow]:
+    """Rows of videos of which there are annotations and features, but no media.
+
+    A video whose length the annotations do not tell is left out for that reason.
+
+    Raises:
+        InputError: the annotations know no such subset.
+    """
+    return [
+        ManifestRow(
+            name,
+            subset,
+            path="",
+            duration=value.duration or 0.0,
+            status=OK if value.duration else "the annotations do not say how long it is",
+        )
+        for subset in subsets
+        for name, value in annotations.subset(subset).videos.items()
+    ]
 
 
 def shard_of(rows: list[ManifestRow], shard: int, shards: int) -> list[ManifestRow]:

@@ -20,7 +20,7 @@ where they are used.
 import gzip
 import logging
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -30,6 +30,7 @@ from typing import Literal, NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.data.annotations import Annotations
 from avfusion.data.proposals import Segments
 from avfusion.data.tables import GZIP_MAGIC, number
 from avfusion.errors import InputError, did_you_mean
@@ -186,22 +187,41 @@ def seconds(video: ListedVideo, frames: Segments, duration: float | None = None)
     return frames / video.frames * duration
 
 
-def proposals_from_list(path: str | Path, durations: Mapping[str, float | None]) -> dict[str, Segments]:
+def proposals_from_list(
+    paths: str | Path | Sequence[str | Path], durations: Mapping[str, float | None]
+) -> dict[str, Segments]:
     """Proposals of a list in seconds, for `avfusion.data.proposals.write_proposals`.
 
     They are cut at both ends of their video; how many then have no length and are left out is logged.
 
     Args:
-        path: the list.
-        durations: seconds by video: all videos of the dataset, those that the list lacks as well. The length
+        paths: the list, or several (of training and test videos) that have no video in common.
+        durations: seconds by video: all videos of the dataset, those that the lists lack as well. The length
             may be unknown (None or 0) where the list has a rate.
 
     Returns:
-        float64 (N, 2) by video, in the order of the list.
+        float64 (N, 2) by video, in the order of the lists.
 
     Raises:
-        InputError: see `read_proposal_list`; a video that `durations` lacks, or whose length is not known.
+        InputError: see `read_proposal_list`; a video that `durations` lacks, whose length is not known, or
+            that two of the lists have.
     """
+    found: dict[str, Segments] = {}
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        of_this = _from_list(path, durations)
+        if both := next((video for video in of_this if video in found), None):
+            raise InputError(path, "stands in another of the lists as well", both)
+        found |= of_this
+    if missing := [video for video in durations if video not in found]:
+        more = ", ..." if len(missing) > 3 else ""
+        logger.warning(
+            "the proposal lists have nothing for %d of %d videos (%s%s)",
+            *(len(missing), len(durations), ", ".join(missing[:3]), more),
+        )
+    return found
+
+
+def _from_list(path: str | Path, durations: Mapping[str, float | None]) -> dict[str, Segments]:
     found: dict[str, Segments] = {}
     left_out = total = 0
     for video in read_proposal_list(path, durations):
@@ -219,13 +239,47 @@ def proposals_from_list(path: str | Path, durations: Mapping[str, float | None])
             "%s: %d of %d proposals are empty, reversed or outside of their video and are left out",
             *(path, left_out, total),
         )
-    if missing := [video for video in durations if video not in found]:
-        more = ", ..." if len(missing) > 3 else ""
-        logger.warning(
-            "%s: has no proposals for %d of %d videos (%s%s)",
-            *(path, len(missing), len(durations), ", ".join(missing[:3]), more),
-        )
     return found
+
+
+def proposals_to_list(
+    path: str | Path,
+    proposals: Mapping[str, Segments],
+    annotations: Annotations,
+    rates: Mapping[str, float],
+    header: Literal["duration", "frames"] = "duration",
+) -> None:
+    """Write proposals in seconds as a list, for the published code to train or test on.
+
+    Args:
+        path: the list.
+        proposals: float64 (N, 2) by video.
+        annotations: of these videos; classes count in the order of its labels.
+        rates: frames per second by video.
+        header: see `listed_video`.
+
+    Raises:
+        InputError: a video has no annotation, no known duration or no rate.
+    """
+    write_proposal_list(path, _listed(proposals, annotations, rates, header))
+
+
+def _listed(
+    proposals: Mapping[str, Segments],
+    annotations: Annotations,
+    rates: Mapping[str, float],
+    header: Literal["duration", "frames"],
+) -> Iterator[ListedVideo]:
+    index = {label: k for k, label in enumerate(annotations.labels)}
+    for name, segments in proposals.items():
+        video = annotations.videos.get(name)
+        if video is None or not video.duration:
+            raise InputError(annotations.source, "says nothing of this video, or not how long it is", name)
+        if not rates.get(name, 0) > 0:
+            raise InputError(annotations.source, "the frame rate of this video is not known", name)
+        instances = np.array([(i.start, i.end) for i in video.instances], dtype=np.float64).reshape(-1, 2)
+        classes = np.array([index[i.label] for i in video.instances], dtype=np.int64)
+        yield listed_video(name, video.duration, rates[name], segments, instances, classes, header)
 
 
 class _Lines:

@@ -18,7 +18,7 @@ from avfusion.options import require
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-ROWS_AT_ONCE = 1 << 21  # pairs of proposals that are compared at once; some 100 MB
+PAIRS_AT_ONCE = 1 << 21  # pairs of proposals that are compared at once; some 100 MB
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,19 @@ def grow_all(table: Ints, children: int, rng: np.random.RandomState) -> Ints:
 
 
 def _blocks(count: int) -> Iterator[slice]:
-    size = max(ROWS_AT_ONCE // max(count, 1), 1)
+    size = max(PAIRS_AT_ONCE // max(count, 1), 1)
     for begin in range(0, count, size):
         yield slice(begin, begin + size)
 
 
 def _nearest(cost: Floats, count: int, own: Ints) -> Ints:
     """Indices of the `count` cheapest of every row, repeated in turn; infinite costs do not count."""
-    if count == 0:
-        return np.empty((len(cost), 0), dtype=np.int64)
-    order = np.argsort(cost, axis=1, kind="stable")[:, :count]
-    available = np.minimum(np.isfinite(cost).sum(axis=1), count)
+    cost, rows = cost.copy(), np.arange(len(cost))
+    order, available = np.zeros((len(cost), count), dtype=np.int64), np.zeros(len(cost), dtype=np.int64)
+    for place in range(count):  # the first of equals, which sorting would take far longer to find
+        best = cost.argmin(axis=1)
+        order[:, place] = best
+        available += np.isfinite(cost[rows, best])
+        cost[rows, best] = np.inf
     turn = np.arange(count) % np.maximum(available, 1)[:, None]
     return np.where(available[:, None] > 0, np.take_along_axis(order, turn, axis=1), own[:, None])

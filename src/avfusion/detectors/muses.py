@@ -17,18 +17,17 @@ them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.drawing import PoolTable, SampleTable
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
-from avfusion.detectors.packing import FeatureBank, pack
+from avfusion.detectors.packing import FeatureBank, Packed, on_device, pack
 from avfusion.detectors.sampling import (
     SPATIAL_SCALE,
     TICKS_PER_SNIPPET,
@@ -275,32 +274,30 @@ class Muses(Detector[ProposalScores]):
 
     def training_steps(self, batches: Sequence[Sequence[Example]]) -> dict[str, Tensor]:
         """The losses of several batches, of which all that is read makes one sequence."""
-        examples = [example for batch in batches for example in batch]
+        examples, groups = [example for batch in batches for example in batch], self.options.groups
         samples = SampleTable.joined(example.samples for example in examples)
-        groups = self.options.groups
         videos = np.repeat([example.video for example in examples], groups)
-        batch = np.repeat(np.arange(len(batches)), [len(batch) * groups for batch in batches])
-
-        bank = examples[0].bank
-        rois = samples.rois.reshape(-1, 4)
-        spans = read_spans(rois, np.repeat(bank.lengths[videos], samples.rois.shape[1]))
-        videos_of_rois = np.repeat(videos, samples.rois.shape[1])
-        packed = pack(bank, videos_of_rois, spans, REACH, len(self.options.backbone_dims))
-        shifted = rois + packed.shifts[:, None] * TICKS_PER_SNIPPET
-
-        def on_device(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(values).to(packed.features.device)
-
-        indexed = on_device(np.concatenate([np.zeros_like(rois[:, :1]), shifted], axis=1))
-        dtype = self.roi_head.activity_fc.weight.dtype
-        scores = self.score(packed.features.to(dtype), indexed, packed.inside)
+        packed, rois = self._read(examples[0].bank, videos, samples.rois)
+        device, dtype = packed.features.device, self.roi_head.activity_fc.weight.dtype
+        scores = self.score(packed.features.to(dtype), on_device(rois, device), packed.inside)
         # Under autocast scores are bfloat16, and losses of them would be as well.
         exact = torch.promote_types(scores.activity.dtype, torch.float32)
         scores = HeadScores(*(values.to(exact) for values in scores))
-        members = on_device((batch == np.arange(len(batches))[:, None]).astype(np.float32))
-        table = (on_device(samples.kinds), on_device(samples.labels), on_device(samples.targets))
+
+        batch = np.repeat(np.arange(len(batches)), [len(batch) * groups for batch in batches])
+        members = (batch == np.arange(len(batches))[:, None]).astype(np.float32)
+        columns = (samples.kinds, samples.labels, samples.targets, members)
+        kinds, labels, targets, belongs = (on_device(column, device) for column in columns)
         counts = self.options.sampling.counts
-        return two_stage_losses(scores, *table, counts, self.options, members)
+        return two_stage_losses(scores, kinds, labels, targets, counts, self.options, belongs)
+
+    def _read(self, bank: FeatureBank, videos: Ints, rois: Ints) -> tuple[Packed, Ints]:
+        """What G samples of P proposals (G, P, 4) of `videos` (G,) read, and where: RoIs (G * P, 5) in it."""
+        owners, flat = np.repeat(videos, rois.shape[1]), rois.reshape(-1, 4)
+        spans = read_spans(flat, bank.lengths[owners])
+        packed = pack(bank, owners, spans, REACH, len(self.options.backbone_dims))
+        shifted = flat + packed.shifts[:, None] * TICKS_PER_SNIPPET
+        return packed, np.concatenate([np.zeros_like(flat[:, :1]), shifted], axis=1)
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`two_stage_losses` of G groups of P proposals that make one batch."""

@@ -8,7 +8,7 @@ whole video; what it makes of the surroundings is not, and must not be read.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,20 @@ from torch import Tensor
 Ints = NDArray[np.int64]
 MULTIPLE = 64  # packed sequences are filled up to a multiple of it: fewer different shapes, better alignment
 SHARE_OF_DEVICE = 0.5  # of the free memory that features may take
+
+
+def on_device(values: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """A copy on the device of an array, or of a tensor on the CPU, for which the host does not wait."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # From other memory CUDA would copy only after all that it still has to do.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def fits_on(device: torch.device, size: int) -> bool:
+    """Whether features of `size` bytes may stay on a CUDA device."""
+    return device.type == "cuda" and size < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]
 
 
 class FeatureBank:
@@ -39,7 +53,7 @@ class FeatureBank:
         # The last row stands for every place where there is no snippet.
         table = np.concatenate([*features, np.zeros_like(features[0][:1])], dtype=np.float32)
         self._table = torch.from_numpy(table)
-        if device.type == "cuda" and table.nbytes < SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        if fits_on(device, table.nbytes):
             self._table = self._table.to(device)
 
     @property
@@ -49,8 +63,8 @@ class FeatureBank:
 
     def gather(self, rows: Ints) -> Tensor:
         """The rows (L, C), on the device."""
-        index = torch.from_numpy(rows).to(self._table.device)
-        return self._table.index_select(0, index).to(self._device)
+        index = on_device(rows, self._table.device)
+        return on_device(self._table.index_select(0, index), self._device)
 
 
 class Packed(NamedTuple):
@@ -98,7 +112,7 @@ def pack(bank: FeatureBank, videos: Ints, spans: Ints, reach: int, layers: int) 
 
     rows = _rows(bank, video, low - origin[video], high - low)
     features = bank.gather(rows)
-    inside = torch.from_numpy((rows != bank.nothing).astype(np.float32)).to(features.device)
+    inside = on_device((rows != bank.nothing).astype(np.float32), features.device)
     return Packed(features.T[None], inside[None, None], shifts)
 
 

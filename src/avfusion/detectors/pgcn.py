@@ -21,14 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avfusion.data.features import VideoFeatures
 from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
-from avfusion.detectors.packing import FeatureBank
+from avfusion.detectors.packing import fits_on, on_device
+from avfusion.detectors.parts import channels_first, part_rows, placed, pool_parts
 from avfusion.detectors.sampling import (
-    TICKS_PER_SNIPPET,
     Sample,
     SamplingOptions,
     VideoPools,
@@ -40,7 +39,6 @@ from avfusion.detectors.sampling import (
     whole_ticks,
 )
 from avfusion.fusion.attention import attend, attended_width, attention_layers
-from avfusion.ops import roi_max_pool1d
 from avfusion.options import require
 
 TRAINING: dict[str, Any] = {
@@ -57,6 +55,7 @@ TRAINING: dict[str, Any] = {
     "step_at": "first",
 }  # as published for THUMOS14; see `avfusion.engine`
 GRAPHS_AT_ONCE = 512  # when predicting
+TINY = 1e-30  # a product of lengths that is smaller belongs to a feature of nothing but zeros
 
 
 @dataclass(frozen=True)
@@ -110,73 +109,21 @@ class Example(NamedTuple):
     """A training example: some proposals of a video as graphs.
 
     Attributes:
-        bank: holds the features of all videos.
-        video: index of the video in it.
+        features: (C, T) of the video.
         rows: int (U, 3, 2), see `part_rows`, of the proposals that the graphs are made of.
         graphs: int (P, nodes), indices into `rows`; column 0 are the proposals that are learnt from.
         sample: kinds, labels and targets of these P proposals.
     """
 
-    bank: FeatureBank
-    video: int
+    features: Tensor
     rows: Ints
     graphs: Ints
     sample: Sample
 
 
-# --- features of proposals
-
-
-def placed(features: VideoFeatures, ticks_from: str) -> tuple[VideoFeatures, int, int]:
-    """Features with the origin that P-GCN counts ticks from, ticks of the video, ticks of a snippet's window.
-
-    The published features (64 frames every 8) give ``8 (T - 1) + 64`` and 64.
-    """
-    axis = features.axis
-    window = round(axis.window / axis.stride * TICKS_PER_SNIPPET)
-    if ticks_from == "window":
-        axis = replace(axis, first=axis.first - (axis.window - axis.stride) / 2)
-    ticks = TICKS_PER_SNIPPET * (len(features.values) - 1) + window
-    return replace(features, axis=axis), ticks, window
-
-
-def part_rows(rois: Ints, snippets: int, window: int) -> Ints:
-    """First and last row of the features before, inside and after proposals.
-
-    The rows of [start, end] are those from ``start // 8`` to the first whose window reaches the end, but not
-    the video's last; the row ``start // 8`` alone if these are fewer than two. Source: ``I3D_Pooling``.
-
-    Args:
-        rois: (N, 4), start, end, extended start, extended end in ticks.
-        snippets: rows T of the features.
-        window: ticks that a snippet sees.
-
-    Returns:
-        (N, 3, 2), both ends inclusive.
-    """
-    start, end, low, high = rois.T
-    begins, ends = np.stack([low, start, end], axis=1), np.stack([start, end, high], axis=1)
-    first = np.clip(begins // TICKS_PER_SNIPPET, 0, snippets - 1)
-    last = np.minimum(-((window - ends) // TICKS_PER_SNIPPET), snippets - 2)
-    return np.stack([first, np.maximum(first, last)], axis=2)
-
-
-def pool_parts(features: Tensor, rows: Tensor) -> Tensor:
-    """Largest value of every channel in the rows of every part.
-
-    Args:
-        features: (C, T) of a video.
-        rows: int64 (U, 3, 2) of `part_rows`.
-
-    Returns:
-        (U, 3, C), before, inside, after.
-    """
-    bounds = rows.flatten(0, 1)
-    rois = torch.cat([torch.zeros_like(bounds[:, :1]), bounds], dim=1)
-    return roi_max_pool1d(features[None], rois, 1, 1.0).reshape(*rows.shape[:2], features.shape[0])
-
-
-# --- the network
+def to_float32(values: Tensor) -> Tensor:
+    """`values` in float32, or as they are if they are more precise."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class GraphConvolution(nn.Module):
@@ -202,44 +149,46 @@ class GraphNetwork(nn.Module):
         self.gc2 = GraphConvolution(options.hidden, channels)
         self.fan_out, self.dropout = options.graph.children, options.graph_dropout
 
-    def edges(self, nodes: Tensor) -> Tensor:
-        """Weights of the edges from the root and its children to their own children.
-
-        The published adjacency holds them in its first C + 1 rows, with 1 on the diagonal; the leaves'
-        rows are empty.
+    def forward(self, features: Tensor, graphs: Tensor) -> Tensor:
+        """The roots (G, D) of some graphs.
 
         Args:
-            nodes: (G, 1 + C + C^2, D).
-
-        Returns:
-            (G, C + 1, C), cosines that are not negative, divided by C.
+            features: (U, D) of proposals.
+            graphs: int64 (G, 1 + C + C^2), the proposals that each graph is made of.
         """
-        directions = functional.normalize(nodes, dim=2)
-        parents, children = self._by_parent(directions)
-        return functional.relu((children @ parents[..., None]).squeeze(3)) / self.fan_out
-
-    def forward(self, nodes: Tensor) -> Tensor:
-        """(G, 1 + C + C^2, D) to (G, D)."""
-        weights = self.edges(nodes)
-        parents, children = self._by_parent(nodes)
+        parents, children = self.by_parent(features, graphs)
+        weights = self.edges(parents, children)
         hidden = functional.relu(self.gc1(parents + (weights[:, :, None] @ children).squeeze(2)))
         hidden = functional.dropout(hidden, self.dropout, self.training)
         root: Tensor = self.gc2(hidden[:, 0] + (weights[:, :1] @ hidden[:, 1:]).squeeze(1))
         return root
 
-    def _by_parent(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The root and its children (G, C + 1, D), and the children of each (G, C + 1, C, D)."""
+    def by_parent(self, features: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor]:
+        """The root and its children (G, C + 1, D), and the children of each of these (G, C + 1, C, D)."""
         parents = self.fan_out + 1
-        return nodes[:, :parents], nodes[:, 1:].unflatten(1, (parents, self.fan_out))
+        children = graphs[:, 1:].unflatten(1, (parents, self.fan_out))
+        return features[graphs[:, :parents]], features[children]
+
+    def edges(self, parents: Tensor, children: Tensor) -> Tensor:
+        """Weights (G, C + 1, C) of the edges to the children: cosines that are not negative, divided by C.
+
+        The published adjacency holds them in its first C + 1 rows, with 1 on the diagonal; the leaves'
+        rows are empty. In mixed precision they stay float32: there is little to compute and much to lose.
+        """
+        with torch.autocast(parents.device.type, enabled=False):
+            parents, children = (to_float32(values) for values in (parents, children))
+            lengths = children.norm(dim=3, keepdim=True) * parents.norm(dim=2)[:, :, None, None]
+            cosines = (children @ parents[..., None]) / lengths.clamp(min=TINY)
+            return functional.relu(cosines.squeeze(3)) / self.fan_out
 
 
 class PgcnTrainingSet(TrainingSet):
     """Training videos that have an instance; an example is graphs around freshly drawn proposals."""
 
     def __init__(
-        self, bank: FeatureBank, rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
+        self, features: Sequence[Tensor], rows: Sequence[Ints], pools: Sequence[VideoPools], detector: "Pgcn"
     ) -> None:
-        self._bank, self._rows, self._pools = bank, rows, pools
+        self._features, self._rows, self._pools = features, rows, pools
         self._options = detector.options
         self._statistics = detector.reg_stats.numpy(force=True)
         self._neighbours = [neighbours(pool_segments(p), self._options.graph) for p in pools]
@@ -261,7 +210,7 @@ class PgcnTrainingSet(TrainingSet):
             drawn.append((pool, np.array(chosen)))
         used, nodes = np.unique(np.array(graphs), return_inverse=True)
         rows, nodes = self._rows[index][used], nodes.reshape(len(graphs), -1)
-        return Example(self._bank, index, rows, nodes, sample_of(drawn, self._statistics))
+        return Example(self._features[index], rows, nodes, sample_of(drawn, self._statistics))
 
 
 def pool_segments(pools: VideoPools) -> Ints:
@@ -278,6 +227,7 @@ class Pgcn(Detector[ProposalScores]):
     """
 
     needs_proposals = True
+    mixed_precision = True
     options: Options
     reg_stats: Tensor
 
@@ -309,16 +259,20 @@ class Pgcn(Detector[ProposalScores]):
             parts: (U, 3 C), features before, inside and after them.
             graphs: int64 (G, nodes), the proposals that each graph is made of.
         """
-        if self.options.attention:
-            inside, parts = self._attended(inside, parts)
-        seen = torch.cat([self.Act_GCN(inside[graphs]), inside[graphs[:, 0]]], dim=1)
-        whole = torch.cat([self.Comp_GCN(parts[graphs]), parts[graphs[:, 0]]], dim=1)
+        return self._judge(*self._attended(inside, parts), graphs)
+
+    def _judge(self, inside: Tensor, parts: Tensor, graphs: Tensor) -> HeadScores:
+        """`score` of features in which picture and sound are one."""
+        seen = torch.cat([self.Act_GCN(inside, graphs), inside[graphs[:, 0]]], dim=1)
+        whole = torch.cat([self.Comp_GCN(parts, graphs), parts[graphs[:, 0]]], dim=1)
         seen, whole = (functional.dropout(x, self.options.dropout, self.training) for x in (seen, whole))
         shifts = self.regressor_fc(whole).unflatten(1, (-1, 2))
         return HeadScores(self.activity_fc(seen), self.completeness_fc(whole), shifts)
 
     def _attended(self, inside: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Picture and sound of proposals as one: (U, C) and (U, 3 C) to (U, W) and (U, 3 W)."""
+        if not self.options.attention:
+            return inside, parts
 
         def joined(visual: Tensor, sound: Tensor) -> Tensor:
             seeing, hearing = (self.get_submodule(f"U_{sense}{visual.shape[1]}") for sense in "va")
@@ -332,7 +286,7 @@ class Pgcn(Detector[ProposalScores]):
 
     def training_set(self, videos: Sequence[Video]) -> PgcnTrainingSet:
         """Pools of all videos that have an instance and proposals; fits the regression statistics on them."""
-        pools, rows, features = [], [], []
+        pools, rows, features, device = [], [], [], self.reg_stats.device
         for video in videos:
             values, ticks, window = placed(video.features, self.options.ticks_from)
             instances, proposals = video_candidates(replace(video, features=values), self.classes, ticks)
@@ -341,33 +295,32 @@ class Pgcn(Detector[ProposalScores]):
                 rois = np.concatenate([pool.rois for pool in found.kinds()])
                 pools.append(found)
                 rows.append(part_rows(rois, len(values.values), window))
-                features.append(values.values)
+                features.append(channels_first(values))
         self.reg_stats.copy_(torch.from_numpy(regression_statistics(pools)))
-        return PgcnTrainingSet(FeatureBank(features, self.reg_stats.device), rows, pools, self)
+        if fits_on(device, sum(values.nbytes for values in features)):
+            features = [values.to(device) for values in features]
+        return PgcnTrainingSet(features, rows, pools, self)
 
     def training_step(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The three losses and their weighted sum."""
         device = self.reg_stats.device
-        before = np.cumsum([0, *(len(example.rows) for example in examples)])
+        counts = [len(example.rows) for example in examples]
+        before = np.cumsum([0, *counts])
         graphs = np.concatenate([e.graphs + first for e, first in zip(examples, before, strict=False)])
-        parts = self._pooled(examples)
-        scores = self.score(parts[:, 1], parts.flatten(1), torch.from_numpy(graphs).to(device))
+        rows = on_device(np.concatenate([example.rows for example in examples]), device)
+        pooled = [
+            pool_parts(on_device(e.features, device), some)
+            for e, some in zip(examples, rows.split(counts), strict=True)
+        ]
+        parts = torch.cat(pooled)
+        scores = self.score(parts[:, 1], parts.flatten(1), on_device(graphs, device))
 
         def column(name: str) -> Tensor:
             stacked = np.stack([getattr(example.sample, name) for example in examples])
-            return torch.from_numpy(stacked).to(device)
+            return on_device(stacked, device)
 
+        scores = HeadScores(*(to_float32(values) for values in scores))  # losses are not for bfloat16
         return self.losses(scores, column("kinds"), column("labels"), column("targets"))
-
-    def _pooled(self, examples: Sequence[Example]) -> Tensor:
-        """Features (U, 3, C) of the proposals of several examples, one example's after the other's."""
-        bank, device = examples[0].bank, self.reg_stats.device
-        videos, place = np.unique([example.video for example in examples], return_inverse=True)
-        stretches = [np.arange(bank.lengths[v]) + bank.begins[v] for v in videos]
-        before = np.cumsum([0, *(len(stretch) for stretch in stretches)])
-        features = bank.gather(np.concatenate(stretches)).T
-        rows = np.concatenate([e.rows + before[k] for e, k in zip(examples, place, strict=True)])
-        return pool_parts(features, torch.from_numpy(rows).to(device))
 
     def losses(self, scores: HeadScores, kinds: Tensor, labels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """`two_stage_losses` of G groups of P proposals."""
@@ -383,11 +336,10 @@ class Pgcn(Detector[ProposalScores]):
         table = neighbours(segments, options.graph, first_alike=True)
         graphs = grow_all(table, options.graph.children, np.random.RandomState(options.graph_seed))
         rows = torch.from_numpy(part_rows(rois, len(values.values), window)).to(device)
-        parts = pool_parts(self._as_tensor(video), rows)
-        scores = [
-            self.score(parts[:, 1], parts.flatten(1), some)
-            for some in torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
-        ]
+        parts = pool_parts(channels_first(values).to(device), rows)
+        joined = self._attended(parts[:, 1], parts.flatten(1))
+        some = on_device(graphs, device).split(GRAPHS_AT_ONCE)
+        scores = [self._judge(*joined, chosen) for chosen in some]
         activity, completeness, shifts = (torch.cat(columns) for columns in zip(*scores, strict=True))
         shifts = shifts * self.reg_stats[1] + self.reg_stats[0]
         arrays = [tensor.float().numpy(force=True) for tensor in (activity, completeness, shifts)]
@@ -400,10 +352,6 @@ class Pgcn(Detector[ProposalScores]):
     def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
         """Take over `reg_stats`."""
         self.reg_stats.copy_(statistics["reg_stats"])
-
-    def _as_tensor(self, video: Video) -> Tensor:
-        values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
-        return torch.from_numpy(values).to(self.reg_stats.device)
 
 
 def build(options: Options, widths: Sequence[int], classes: int) -> Pgcn:

@@ -48,12 +48,12 @@ def fit(run: Run, progress: Progress, keeper: Keeper, board: Board) -> None:
             _learn(run, chunk, progress, half)
             if chunk.steps:
                 take_step(detector, run.optimiser, options)
-            progress.seconds = time.perf_counter() - started
             if chunk.last:
                 run.optimiser.zero_grad()  # what is left over is dropped, as published
-                _finish_epoch(progress, options)
+                _finish_epoch(progress, options, started)
                 board.add(progress.rows[-1])
                 started = time.perf_counter()
+            progress.seconds = time.perf_counter() - started
             if chunk.steps or chunk.last:
                 keeper.offer(progress)
     detector.eval()
@@ -88,15 +88,17 @@ def _remaining(run: Run, progress: Progress) -> int:
     return every * (run.options.epochs - progress.epoch) - progress.done
 
 
-def _finish_epoch(progress: Progress, options: TrainingOptions) -> None:
-    sums = {name: float(total) for name, total in progress.sums.items()}
+def _finish_epoch(progress: Progress, options: TrainingOptions, started: float) -> None:
+    """Add the row of the epoch to the log, and go on to the next one."""
+    sums = {name: float(total) for name, total in progress.sums.items()}  # here the host waits for the device
+    seconds = time.perf_counter() - started
     _check_finite(sums, progress.epoch)
     means = {name: total / progress.batches for name, total in sums.items()}
     rate = learning_rate(options, progress.epoch)
-    progress.rows.append({"epoch": progress.epoch, "lr": rate, **means, "seconds": progress.seconds})
+    progress.rows.append({"epoch": progress.epoch, "lr": rate, **means, "seconds": seconds})
     progress.epoch += 1
     progress.order, progress.done, progress.batches = progress.order[:0], 0, 0
-    progress.sums, progress.seconds = {}, 0.0
+    progress.sums = {}
 
 
 def _check_finite(sums: Mapping[str, float], epoch: int) -> None:

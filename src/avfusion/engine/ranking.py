@@ -169,17 +169,6 @@ def classify(
     return scores
 
 
-def as_detections(ranked: Ranked) -> Detections:
-    """Ranked proposals as `avfusion.evaluation.average_recall` takes them: detections of one class."""
-    counts = [len(proposals) for proposals in ranked.values()]
-    rows = [np.column_stack([p.segments, p.scores]) for p in ranked.values()]
-    start, end, score = np.concatenate([np.zeros((0, 3)), *rows]).T.copy()
-    video = np.repeat(np.arange(len(counts)), counts)
-    return Detections(
-        tuple(ranked), ("proposal",), video, np.zeros_like(video), start, end, score, "proposals"
-    )
-
-
 def _rows(
     video: str, class_scores: Mapping[str, ClassScores], proposals: int, classes: int | None = None
 ) -> Floats:

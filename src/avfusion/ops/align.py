@@ -110,7 +110,7 @@ def project_align1d(
     projected = projected.reshape(*projected.shape[:2], slots, outputs)
     summed: Tensor = torch.ops.avfusion.sum_aligned1d(projected, rois, sampling_ratio)
     if bias is not None:
-        summed = summed + bias
+        summed.add_(bias)  # in place, as the sum itself is needed by no backward pass
     return summed.transpose(1, 2)
 
 
@@ -139,9 +139,9 @@ def sampling_matrix(
     row = sensible[:, None] * bins + torch.arange(bins, device=bounds.device)
     start, size, count = start[sensible], size[sensible], count[sensible]
     low = start + torch.arange(bins, device=bounds.device, dtype=bounds.dtype) * size  # (R, bins)
-    # Samples that can lie within [-1, frames], and one more on either side for the rounding.
-    first = ((-1 - low) * count / size - 1.5).ceil().maximum(torch.zeros_like(low)).minimum(count)
-    last = ((frames - low) * count / size + 1.5).floor().maximum(torch.zeros_like(low)).minimum(count)
+    # Samples that can lie within [-1, frames], and some more on either side for the rounding.
+    first = ((-1 - low) * count / size - 4.5).ceil().maximum(torch.zeros_like(low)).minimum(count)
+    last = ((frames - low) * count / size + 4.5).floor().maximum(torch.zeros_like(low)).minimum(count)
     most = int((last - first).max().clamp(min=0)) if low.numel() else 0
     sample = first[..., None] + torch.arange(most, device=bounds.device, dtype=bounds.dtype)
     place = low[..., None] + (sample + 0.5) * size[..., None] / count[..., None]

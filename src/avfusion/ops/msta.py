@@ -5,16 +5,25 @@ unit); the published code does this with a deformable convolution whose offsets 
 (rows, columns) over units of u therefore reads the fixed taps ``row * u + column`` around every snippet, and
 the sum of several branches is one convolution whose kernel is the sum of theirs. For the four branches of
 MUSES (1x3 over 3; 3x3 over 3, 6, 9) these are exactly the taps -10 to 10.
+
+On the CPU long features are convolved in tiles over frequencies, where 21 multiplications per output are 3:
+tiles of 40 steps and the kernel are transformed (a discrete Fourier transform in real numbers, a complex product
+being three real ones), multiplied, and transformed back. All of it is matrix products, and so are the gradients.
 """
 
 import functools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
+TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
+SLICE = 32  # output channels at a time, so that their transformed kernels stay in the cache
+LONG = 400  # steps of all videos from which transforming the kernel pays
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -45,15 +54,23 @@ def merge_branches(
         kernel_sizes: rows and columns of each branch.
         units: snippets per unit of each branch.
     """
-    taps = [branch_taps(size, unit) for size, unit in zip(kernel_sizes, units, strict=True)]
-    for weight, offsets in zip(weights, taps, strict=True):
-        if weight.ndim != 4 or weight.shape[2:] != (1, len(offsets)):
-            raise ValueError(f"weights must be (O, C, 1, {len(offsets)}), not {tuple(weight.shape)}")
+    taps = _check_branches(weights, kernel_sizes, units)
     reach = max(abs(tap) for offsets in taps for tap in offsets)
     place = torch.tensor([tap + reach for offsets in taps for tap in offsets], device=weights[0].device)
     stacked = torch.cat([weight.squeeze(2) for weight in weights], dim=2)
     kernel = stacked.new_zeros(*stacked.shape[:2], 2 * reach + 1)
     return kernel.index_add(2, place, stacked)
+
+
+def _check_branches(
+    weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
+) -> list[list[int]]:
+    """Taps of every branch, whose weights must fit them."""
+    taps = [branch_taps(size, unit) for size, unit in zip(kernel_sizes, units, strict=True)]
+    for weight, offsets in zip(weights, taps, strict=True):
+        if weight.ndim != 4 or weight.shape[2:] != (1, len(offsets)):
+            raise ValueError(f"weights must be (O, C, 1, {len(offsets)}), not {tuple(weight.shape)}")
+    return taps
 
 
 def msta_conv1d(
@@ -77,8 +94,119 @@ def msta_conv1d(
 
     Source: ``MSTALayer`` with fusion type "add" of the MUSES code (Liu et al., CVPR 2021, section 4.2).
     """
-    kernel = merge_branches(weights, kernel_sizes, units)
     # Not stack and sum: its backward would give all branches one gradient in the same memory (torch 2.13),
     # and a second backward would add to it once per branch.
     bias = functools.reduce(torch.add, biases)
+    if _tiles_pay(features):
+        taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
+        summed: Tensor = _TiledConvolution.apply(features, taps, *weights)
+        return summed + bias[:, None]
+    kernel = merge_branches(weights, kernel_sizes, units)
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
+
+
+def _tiles_pay(features: Tensor) -> bool:
+    """Whether to convolve over frequencies: long features in full precision on the CPU."""
+    return (
+        features.device.type == "cpu"
+        and features.dtype in (torch.float32, torch.float64)
+        and features.ndim == 3
+        and features.shape[0] * features.shape[2] >= LONG
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _transforms(taps: Sequence[int], reach: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices that take a tile (planes, steps), a kernel (planes, taps), and products back (steps, planes).
+
+    Frequency f of a tile x of N steps is (c.x, -s.x), with c and s the cosines and sines of 2 pi f n / N; that
+    of the kernel is (c.w, s.w), as a layer correlates. With their sums as third planes, the products p of the
+    three give the real part p0 - p1 and the imaginary part p2 - p0 - p1. Frequencies 0 and N / 2 are real.
+    """
+    steps = TILE + 2 * reach
+    frequencies = torch.arange(1, (steps + 1) // 2, dtype=torch.float64)
+    unit = 2 * math.pi / steps
+    place = torch.arange(steps, dtype=torch.float64)
+    offset = torch.tensor([tap + reach for tap in taps], dtype=torch.float64)
+
+    def waves(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines and sines of the frequencies, and what the real ones take."""
+        angle = unit * frequencies[:, None] * at
+        ends = torch.stack([torch.ones_like(at), torch.cos(math.pi * at)])
+        return torch.cos(angle), torch.sin(angle), ends
+
+    cosine, sine, ends = waves(place)
+    to_planes = torch.cat([ends, cosine, -sine, cosine - sine])
+    cosine, sine, ends = waves(offset)
+    kernel_to_planes = torch.cat([ends, cosine, sine, cosine + sine])
+    cosine, sine, ends = waves(place[:TILE])
+    to_outputs = torch.cat([ends, 2 * (cosine + sine), 2 * (sine - cosine), -2 * sine]) / steps
+    return to_planes.to(like), kernel_to_planes.to(like), to_outputs.T.to(like)
+
+
+def _stack(weights: Sequence[Tensor], outputs: slice) -> Tensor:
+    """Some output channels of all branches: a row per output and input channel, a column per tap."""
+    return torch.cat([weight[outputs].reshape(-1, weight.shape[3]) for weight in weights], 1)
+
+
+class _TiledConvolution(torch.autograd.Function):
+    """Sum of the branches without bias, (B, O, T), tile by tile over frequencies.
+
+    Planes, of features and of products, are (plane, video and tile, channel); transformed kernels, which are
+    larger than everything else, live for a slice of output channels at a time and are formed again backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, taps: Sequence[int], *weights: Tensor) -> Tensor:
+        batch, channels, frames = features.shape
+        outputs, reach, tiles = weights[0].shape[0], max(abs(tap) for tap in taps), -(-frames // TILE)
+        to_planes, kernel_to_planes, to_outputs = _transforms(taps, reach, features)
+        padded = functional.pad(features, (reach, reach + tiles * TILE - frames))
+        cut = padded.unfold(2, TILE + 2 * reach, TILE).permute(3, 0, 2, 1).reshape(to_planes.shape[1], -1)
+        planes = torch.mm(to_planes, cut).reshape(-1, batch * tiles, channels)
+        summed = features.new_empty(TILE, batch * tiles, outputs)
+        for some in (slice(begin, begin + SLICE) for begin in range(0, outputs, SLICE)):
+            kernel = torch.mm(kernel_to_planes, _stack(weights, some).t()).reshape(len(planes), -1, channels)
+            products = torch.bmm(planes, kernel.transpose(1, 2)).reshape(len(planes), -1)
+            summed[:, :, some] = torch.mm(to_outputs, products).reshape(TILE, batch * tiles, -1)
+        ctx.save_for_backward(planes, *weights)
+        ctx.taps, ctx.frames, ctx.batch = taps, frames, batch
+        steps = summed.reshape(TILE, batch, tiles, outputs).permute(1, 3, 2, 0)
+        return steps.reshape(batch, outputs, tiles * TILE)[:, :, :frames]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        planes, *weights = ctx.saved_tensors
+        channels, outputs = weights[0].shape[1], weights[0].shape[0]
+        reach, tiles = max(abs(tap) for tap in ctx.taps), planes.shape[1] // max(1, ctx.batch)
+        to_planes, kernel_to_planes, to_outputs = _transforms(ctx.taps, reach, grad)
+        padded = functional.pad(grad, (0, tiles * TILE - ctx.frames))
+        cut = padded.reshape(ctx.batch, outputs, tiles, TILE).permute(3, 0, 2, 1).reshape(TILE, -1, outputs)
+        grad_planes = torch.zeros_like(planes) if ctx.needs_input_grad[0] else None
+        grad_weights = [torch.empty_like(weight) for weight in weights]
+        for some in (slice(begin, begin + SLICE) for begin in range(0, outputs, SLICE)):
+            part = torch.mm(to_outputs.t(), cut[:, :, some].reshape(TILE, -1))
+            part = part.reshape(len(planes), planes.shape[1], -1)
+            if grad_planes is not None:
+                kernel = torch.mm(kernel_to_planes, _stack(weights, some).t())
+                grad_planes.baddbmm_(part, kernel.reshape(len(planes), -1, channels))
+            grad_kernel = torch.bmm(part.transpose(1, 2), planes).reshape(len(planes), -1)
+            grad_stack = torch.mm(grad_kernel.t(), kernel_to_planes)
+            columns = grad_stack.split([weight.shape[3] for weight in weights], 1)
+            for to, values in zip(grad_weights, columns, strict=True):
+                to[some] = values.reshape(to[some].shape)
+        if grad_planes is None:
+            return None, None, *grad_weights
+        pieces = torch.mm(to_planes.t(), grad_planes.reshape(len(planes), -1))
+        pieces = pieces.reshape(-1, ctx.batch, tiles, channels).permute(1, 3, 2, 0)
+        # Neighbouring tiles share 2 * reach steps; what stood on the padding is cut off.
+        shape = (ctx.batch * channels, len(to_planes.t()), tiles)
+        steps = functional.fold(
+            pieces.transpose(2, 3).reshape(shape),
+            (1, tiles * TILE + 2 * reach),
+            (1, shape[1]),
+            stride=(1, TILE),
+        )
+        steps = steps.reshape(ctx.batch, channels, -1)[:, :, reach : reach + ctx.frames]
+        return steps, None, *grad_weights

@@ -24,30 +24,52 @@ def nms1d(segments: Tensor, scores: Tensor, threshold: float, groups: Tensor | N
         int64 (M,): indices by descending score, over all groups.
 
     Raises:
-        ValueError: shapes that do not fit, or a threshold outside of [0, 1].
+        ValueError: shapes that do not fit, NaN, or a threshold outside of [0, 1].
+    """
+    groups = check_segments(segments, scores, groups)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be in [0, 1], not {threshold}")
+    kept: Tensor = torch.ops.avfusion.nms1d(segments, scores, groups, threshold)
+    return kept
+
+
+def check_segments(segments: Tensor, scores: Tensor, groups: Tensor | None, name: str = "segments") -> Tensor:
+    """Check what suppression is given, and return the groups as int64 (all in one if there are none).
+
+    Values are looked at by the operators: NaN among segments or scores is a ValueError as well.
+
+    Raises:
+        ValueError: shapes, types or devices that do not fit; the message names the argument.
     """
     if segments.ndim != 2 or segments.shape[1] != 2 or not segments.is_floating_point():
         raise ValueError(
-            f"segments must be floating point (N, 2), not {segments.dtype} {tuple(segments.shape)}"
+            f"{name} must be floating point (N, 2), not {segments.dtype} {tuple(segments.shape)}"
         )
     if groups is None:
         groups = torch.zeros(segments.shape[0], dtype=torch.int64, device=segments.device)
-    for name, column in (("scores", scores), ("groups", groups)):
+    for column_name, column in (("scores", scores), ("groups", groups)):
         if column.shape != segments.shape[:1] or column.device != segments.device:
             raise ValueError(
-                f"{name} must be ({segments.shape[0]},) on {segments.device}, "
+                f"{column_name} must be ({segments.shape[0]},) on {segments.device}, "
                 f"not {tuple(column.shape)} on {column.device}"
             )
-    if groups.is_floating_point() or not 0 <= threshold <= 1:
-        raise ValueError(
-            f"groups must be integers and threshold in [0, 1], not {groups.dtype} and {threshold}"
-        )
-    kept: Tensor = torch.ops.avfusion.nms1d(segments, scores, groups.long(), threshold)
-    return kept
+    if scores.is_complex() or scores.dtype == torch.bool:
+        raise ValueError(f"scores must be real numbers, not {scores.dtype}")
+    if groups.is_floating_point() or groups.is_complex():
+        raise ValueError(f"groups must be integers, not {groups.dtype}")
+    return groups.long()
+
+
+def refuse_nan(segments: Tensor, scores: Tensor) -> None:
+    """What the references do about values that have no order."""
+    for name, values in (("segments", segments), ("scores", scores)):
+        if values.isnan().any():
+            raise ValueError(f"{name} must not be NaN")
 
 
 def reference_nms1d(segments: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """`nms1d` in plain torch: every round keeps the best that is left of every group."""
+    refuse_nan(segments, scores)
     by_score = torch.argsort(scores, stable=True, descending=True)
     order = by_score[torch.argsort(groups[by_score], stable=True)]
     kept = torch.zeros(len(segments), dtype=torch.bool, device=segments.device)

@@ -1,0 +1,112 @@
+// What the CPU and the CUDA kernels of align1d and sum_aligned1d share: where samples lie, and the checks.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/macros/Macros.h>
+
+#include <cmath>
+
+namespace avfusion::ops {
+
+// A roi cut into bins of equal length, each the mean of equally spaced samples.
+template <typename coord_t>
+struct AlignedRoi {
+  coord_t start;
+  coord_t size;   // of a bin, in steps
+  coord_t count;  // samples per bin
+  bool valid;     // finite and not so long that neighbouring samples cannot be told apart
+
+  C10_HOST_DEVICE AlignedRoi(coord_t from, coord_t to, int64_t bins, int64_t sampling_ratio) : start(from) {
+    const coord_t width = to - from > coord_t(1) ? to - from : coord_t(1);
+    const coord_t longest = coord_t(1 << 24);
+    // A NaN fails every comparison; one infinite bound fails the second or the third.
+    valid = to - from <= longest && from > -coord_t(1e30) && from < coord_t(1e30) && to > -coord_t(1e30);
+    size = width / static_cast<coord_t>(bins);
+    count = sampling_ratio > 0 ? static_cast<coord_t>(sampling_ratio) : std::ceil(size);
+  }
+
+  // Calls take(step, weight) for all that a bin is made of, steps ascending from sample to sample; a step may
+  // come several times. Samples are counted from where they can lie within [-1, frames]; beyond it they are 0.
+  template <typename Take>
+  C10_HOST_DEVICE void visit(int64_t bin, int64_t frames, const Take& take) const {
+    if (!valid) {
+      return;
+    }
+    const coord_t limit = static_cast<coord_t>(frames), low = start + static_cast<coord_t>(bin) * size;
+    const coord_t share = coord_t(1) / count, margin = coord_t(4.5);
+    const int64_t first = clamp(std::ceil((coord_t(-1) - low) * count / size - margin));
+    const int64_t last = clamp(std::floor((limit - low) * count / size + margin));
+    for (int64_t i = first; i < last; ++i) {
+      const coord_t sample = low + (static_cast<coord_t>(i) + coord_t(0.5)) * size / count;
+      if (!(sample >= coord_t(-1) && sample <= limit)) {
+        continue;
+      }
+      const coord_t end = limit - coord_t(1);
+      const coord_t place = sample > coord_t(0) ? (sample < end ? sample : end) : coord_t(0);
+      const int64_t left = static_cast<int64_t>(place);
+      const coord_t part = place - static_cast<coord_t>(left);
+      take(left, (coord_t(1) - part) * share);
+      if (part > coord_t(0)) {
+        take(left + 1, part * share);
+      }
+    }
+  }
+
+ private:
+  C10_HOST_DEVICE int64_t clamp(coord_t index) const {
+    return static_cast<int64_t>(index > coord_t(0) ? (index < count ? index : count) : coord_t(0));
+  }
+};
+
+inline void check_align_rois(const at::Tensor& rois, int64_t columns, const at::Tensor& features,
+                             int64_t sampling_ratio) {
+  TORCH_CHECK(rois.dim() == 2 && rois.size(1) == columns, "rois must be (rois, ", columns, ")");
+  TORCH_CHECK(!rois.is_complex() && rois.scalar_type() != at::kBool, "rois must be numbers, not ",
+              rois.scalar_type());
+  TORCH_CHECK(rois.device() == features.device(), "rois are on ", rois.device(), ", the features on ",
+              features.device());
+  TORCH_CHECK(sampling_ratio >= 0 && sampling_ratio <= (1 << 24), "sampling_ratio must be from 0 to 2^24, not ",
+              sampling_ratio);
+}
+
+inline void check_align1d(const at::Tensor& features, const at::Tensor& rois, int64_t output_size,
+                          int64_t sampling_ratio) {
+  TORCH_CHECK(features.dim() == 3 && features.size(2) > 0, "features must be (batch, channels, frames > 0)");
+  TORCH_CHECK(at::isFloatingType(features.scalar_type()), "features must be floating point, not ",
+              features.scalar_type());
+  TORCH_CHECK(output_size > 0, "output_size must be positive, not ", output_size);
+  check_align_rois(rois, 3, features, sampling_ratio);
+}
+
+inline void check_align1d_backward(const at::Tensor& grad, const at::Tensor& rois, int64_t batch, int64_t frames,
+                                   int64_t sampling_ratio) {
+  TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()) && grad.size(2) > 0,
+              "grad must be floating point (rois, channels, bins > 0)");
+  TORCH_CHECK(batch >= 0 && frames > 0, "batch and frames must be positive");
+  check_align_rois(rois, 3, grad, sampling_ratio);
+  TORCH_CHECK(rois.size(0) == grad.size(0), "grad must have one row for each of the ", rois.size(0), " rois");
+}
+
+inline void check_sum_aligned1d(const at::Tensor& projected, const at::Tensor& rois, int64_t sampling_ratio) {
+  TORCH_CHECK(projected.dim() == 4 && projected.size(1) > 0 && projected.size(2) > 0,
+              "projected must be (batch, frames > 0, slots > 0, channels)");
+  TORCH_CHECK(at::isFloatingType(projected.scalar_type()), "projected must be floating point, not ",
+              projected.scalar_type());
+  check_align_rois(rois, 2, projected, sampling_ratio);
+}
+
+inline void check_sum_aligned1d_backward(const at::Tensor& grad, const at::Tensor& rois, int64_t slots,
+                                         int64_t frames, int64_t sampling_ratio) {
+  TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()),
+              "grad must be floating point (batch, rois, channels)");
+  TORCH_CHECK(slots > 0 && frames > 0, "slots and frames must be positive");
+  check_align_rois(rois, 2, grad, sampling_ratio);
+  TORCH_CHECK(rois.size(0) == grad.size(1), "grad must have one row for each of the ", rois.size(0), " rois");
+}
+
+// Type that sums are formed in and samples are placed in: float32, or float64 for float64.
+inline at::ScalarType sum_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+}  // namespace avfusion::ops

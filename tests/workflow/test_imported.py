@@ -1,0 +1,75 @@
+"""Features that somebody else extracted, in place of media: from a folder of arrays to the table."""
+
+import csv
+import json
+import shutil
+
+import h5py
+import numpy as np
+from snakemake_runs import Scratch
+
+DATASET = """
+media: {source: none}
+annotations: given/annotations.json
+shards: 2
+tiou: [0.5]
+device: cpu
+streams:
+  rgb: {features: {source: import, path: given/rgb, layout: CT, unit: seconds, stride: 0.5, window: 1}}
+  audio: {features: {source: import, path: given/audio.h5, unit: video}}
+proposals: {windows: {lengths: [1.5, 2.5]}}
+detectors:
+  muses: {backbone_dims: [8, 8], hidden: 8, training: {epochs: 1, passes: 2, accumulate: 1}}
+  gtad:
+    temporal_scale: 16
+    max_duration: 8
+    hidden_1d: 8
+    hidden_2d: 8
+    hidden_3d: 8
+    groups: 2
+    classifier: linear
+    training: {epochs: 1}
+experiments:
+  muses-rgb+audio-aligned-gtad:
+  gtad-rgb+audio-aligned:
+"""
+EXPERIMENTS = """
+gtad-rgb+audio-aligned: {detector: gtad, streams: [rgb, audio], fusion: aligned}
+muses-rgb+audio-aligned-gtad:
+  {detector: muses, streams: [rgb, audio], fusion: aligned, proposals: gtad-rgb+audio-aligned}
+"""
+
+
+def test_imported_features_lead_to_a_table(fresh: Scratch) -> None:
+    config, given = fresh.folder / "config", fresh.folder / "given"
+    shutil.rmtree(config / "datasets")
+    (given / "rgb").mkdir(parents=True)
+    (config / "datasets").mkdir()
+    (config / "datasets" / "mine.yaml").write_text(DATASET)
+    (config / "experiments.yaml").write_text(EXPERIMENTS)
+    rng = np.random.RandomState(0)
+    database = {}
+    with h5py.File(given / "audio.h5", "w") as audio:
+        for index in range(6):
+            name = f"v{index}"
+            subset = "train" if index < 4 else "test"
+            instances = [{"label": "abc"[k], "segment": [2.0 + 3 * k, 4.0 + 3 * k]} for k in range(3)]
+            database[name] = {"subset": subset, "duration": 12.0, "annotations": instances}
+            if index != 5:  # which nobody has extracted
+                np.save(given / "rgb" / f"{name}.npy", rng.standard_normal((12, 24)).astype(np.float32))
+            audio[name] = rng.standard_normal((10, 4)).astype(np.float32)
+    (given / "annotations.json").write_text(json.dumps({"database": database}))
+    fresh.run("--config", "default=[mine]")
+    results = fresh.folder / "results" / "mine"
+    with (results / "mAP.tsv").open() as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert [(row["experiment"], row["videos"]) for row in rows] == [
+        ("muses-rgb+audio-aligned-gtad", "1/2"),
+        ("gtad-rgb+audio-aligned", "1/2"),
+    ]
+    with h5py.File(results / "features" / "rgb" / "0of2.h5") as file:
+        assert file["rgb"]["v4"].shape == (24, 12)
+        assert file["rgb"]["v4"].attrs["stride"] == 0.5
+    with h5py.File(results / "features" / "rgb" / "1of2.h5") as file:
+        assert list(json.loads(file["rgb"].attrs["absent"])) == ["v5"]
+    assert "What proposals find" in (results / "report.html").read_text()
