@@ -133,3 +133,17 @@ def test_windows_out_of_blocks(size: int) -> None:
 def test_short_sound_gives_one_window_filled_up() -> None:
     (window,) = cut_windows([np.ones(3, np.float32)], itertools.count(0, 5), 6, whole=True)
     assert list(window) == [1, 1, 1, 0, 0, 0]
+
+
+def test_frames_that_announce_channels_without_memory_are_left_out() -> None:
+    """Damaged AAC does: reading such a frame would end the process."""
+    from types import SimpleNamespace
+
+    from avfusion.media.audio import _is_sound
+
+    def frame(channels: int, planes: int, planar: bool = True) -> SimpleNamespace:
+        layout, kind = SimpleNamespace(nb_channels=channels), SimpleNamespace(is_planar=planar)
+        return SimpleNamespace(layout=layout, format=kind, planes=[None] * planes)
+
+    assert _is_sound(frame(2, 2)) and _is_sound(frame(6, 1, planar=False))
+    assert not any(map(_is_sound, (frame(60, 64), frame(2, 1), frame(0, 0), frame(60, 60))))

@@ -142,7 +142,7 @@ def _attributes(config: StreamConfig, backbone: Backbone, running: Running) -> d
         "weights": backbone.weights,
         "geometry": json.dumps(asdict(config.geometry)),
         "avfusion": __version__,
-        "precision": resolve(running.precision, running.device) if config.name in VISUAL else "fp32",
+        "precision": resolve(running.precision, running.device) if config.name in VISUAL else "float32",
     }
     if config.post is not None:
         attributes["postprocessing"] = str(config.post)

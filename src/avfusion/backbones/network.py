@@ -22,8 +22,8 @@ from avfusion.backbones.i3d import I3D
 from avfusion.backbones.overlap import window_count, window_features
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
-Precision = Literal["auto", "fp32", "tf32", "bf16"]
-PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
 CALLS_AHEAD = 2  # calls that the GPU may have before it; they bound the memory
 
 
@@ -75,9 +75,9 @@ class Network:
         module: I3D or VGGish; it is not changed.
         geometry: of the snippets.
         device: torch device.
-        precision: "fp32"; "tf32" (CUDA: fp32, but convolutions round their factors to 10 bits); "bf16" (the
-            mean over time and space is taken in fp32); "auto": bf16 on CUDA, else fp32. VGGish is always
-            run in fp32.
+        precision: "float32"; "tf32" (CUDA: float32, but convolutions round their factors to 10 bits);
+            "bfloat16" (the mean over time and space is taken in float32); "auto": bfloat16 on CUDA, else
+            float32. VGGish is always run in float32.
         batch_size: snippets per call; on CUDA, shorter pieces are filled up to it: all calls are alike.
         compiled: use `torch.compile` (I3D on CUDA).
         meter: to count with.
@@ -102,7 +102,7 @@ class Network:
         self._dtype = torch.float32
         if isinstance(self._module, I3D):
             self._module.fold()
-            self._dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            self._dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
             if self._cuda:
                 self._module = self._module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
                 self._windows = torch.compile(window_features, dynamic=False) if compiled else window_features
@@ -155,7 +155,7 @@ class Network:
             return nullcontext()
         pictures = isinstance(self._geometry, SnippetGeometry)
         return torch.backends.cudnn.flags(
-            enabled=True, benchmark=pictures, deterministic=False, allow_tf32=self.precision != "fp32"
+            enabled=True, benchmark=pictures, deterministic=False, allow_tf32=self.precision != "float32"
         )
 
     def _sound(self, pieces: Sequence[Tensor]) -> Tensor:
@@ -201,7 +201,7 @@ def resolve(precision: Precision, device: str) -> Precision:
     """What "auto" means on a device; other choices stay as they are."""
     if precision != "auto":
         return precision
-    return "bf16" if torch.device(device).type == "cuda" else "fp32"
+    return "bfloat16" if torch.device(device).type == "cuda" else "float32"
 
 
 def visual_input(clips: NDArray[np.uint8], device: str = "cpu") -> Tensor:

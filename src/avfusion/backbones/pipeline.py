@@ -144,7 +144,7 @@ def extract(
     batches: dict[str, list[_Piece]] = {config.name: [] for config in streams}
     sizes = {config.name: config.batch_size for config in streams}
     videos = {index: _Open() for index in range(len(paths))}
-    sources = [partial(_read, i, path, streams, networks, running.threads) for i, path in enumerate(paths)]
+    sources = [partial(_read, i, path, streams, networks, running) for i, path in enumerate(paths)]
 
     def run(name: str) -> Iterator[str]:
         pieces, batches[name] = batches[name], []
@@ -208,14 +208,14 @@ def _results(video: _Open, path: Path, streams: Sequence[StreamConfig]) -> dict[
             continue
         values = cat(video.features[config.name]).cpu().numpy()
         if not np.isfinite(values).all():
-            problem = "its features hold NaN or infinity: check the weights, or take precision fp32"
+            problem = "its features hold NaN or infinity: check the weights, or take precision float32"
             raise InputError(path, problem, config.name)
         results[config.name] = VideoFeatures(values if config.post is None else config.post(values), axis)
     return results
 
 
 def _read(
-    index: int, path: Path, streams: Sequence[StreamConfig], networks: Mapping[str, Network], threads: int
+    index: int, path: Path, streams: Sequence[StreamConfig], networks: Mapping[str, Network], running: Running
 ) -> Iterator[_Piece | _End]:
     """Everything that the networks are to see of one video."""
     visual = [config for config in streams if config.name in VISUAL]
@@ -224,7 +224,7 @@ def _read(
     try:
         info = probe(path)
         if visual:
-            for name, clip in visual_clips(path, info, _sources(visual), threads):
+            for name, clip in visual_clips(path, info, _sources(visual, running), running.threads):
                 yield _Piece(index, name, networks[name].piece(clip))
         axes |= {config.name: visual_grid(info, _frames(config))[0] for config in visual}
     except MediaError as error:
@@ -243,8 +243,11 @@ def _read(
     yield _End(index, axes)
 
 
-def _sources(visual: Sequence[StreamConfig]) -> dict[str, VisualSource]:
-    return {config.name: VisualSource(_frames(config), config.flow, config.batch_size) for config in visual}
+def _sources(visual: Sequence[StreamConfig], running: Running) -> dict[str, VisualSource]:
+    return {
+        config.name: VisualSource(_frames(config), config.flow, config.batch_size, running.device)
+        for config in visual
+    }
 
 
 def _frames(config: StreamConfig) -> SnippetGeometry:

@@ -90,9 +90,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--batch-size", type=int, default=16, help="snippets per network call (default: %(default)s)")
     add(
         "--precision",
-        choices=("auto", "fp32", "tf32", "bf16"),
+        choices=("auto", "float32", "tf32", "bfloat16"),
         default="auto",
-        help="of I3D (default: auto, bf16 on CUDA and fp32 on the CPU)",
+        help="of I3D (default: auto, bfloat16 on CUDA and float32 on the CPU)",
     )
     add("--compile", action="store_true", help="use torch.compile on CUDA (slow to start)")
     add(

@@ -23,6 +23,7 @@ Samples = NDArray[np.float32]
 NO_SOUND = "no sound track"
 MAX_DRIFT = 0.1  # seconds; stamps further than this from the samples counted mean lost or doubled sound
 RATES = range(1000, 768_001)  # samples per second; others are found in damaged headers only
+MAX_CHANNELS = 24
 BLOCK_SECONDS = 10.0
 _NOTHING = np.zeros(0, dtype=np.float32)
 
@@ -98,9 +99,15 @@ def _blocks(path: str | Path) -> Iterator[int | Samples]:
 def _decoded(container: Any, track: Any) -> Iterator[Any]:
     for packet in read_packets(container, track):
         try:
-            yield from packet.decode()
+            yield from filter(_is_sound, packet.decode())
         except av.error.FFmpegError:  # one damaged packet; the stamps of the next say where it belongs
             continue
+
+
+def _is_sound(frame: Any) -> bool:
+    """Whether a decoded frame can be read: damaged AAC may announce channels for which there is no memory."""
+    planes = frame.layout.nb_channels if frame.format.is_planar else 1
+    return 0 < frame.layout.nb_channels <= MAX_CHANNELS and len(frame.planes) == planes
 
 
 def _mono(frame: Any) -> Samples:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from avfusion.backbones.log_mel import EXAMPLE_SAMPLES, published_windows
@@ -19,11 +20,12 @@ from avfusion.data.features import TimeAxis
 from avfusion.errors import MediaError
 from avfusion.media.audio import Samples, cut_windows, read_blocks, resample_blocks
 from avfusion.media.decode import Image, Shown, TimeGrid, VideoReader, centre_crop
-from avfusion.media.flow import check_method, optical_flow, quantise
+from avfusion.media.flow import check_method, flow_between, quantise
 from avfusion.media.probe import VideoInfo, too_much_missing
 from avfusion.media.snippets import TAL_HMO_WINDOW, AudioGeometry, SnippetGeometry, WindowBuffer
 
 SAMPLE_RATE = 16000
+FLOW_PAIRS = 16  # pairs of frames whose flow is computed together
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 # An example's last log-mel frame begins 10 ms before the example's end and is 25 ms long.
 MEL_TAIL = 240
@@ -39,11 +41,13 @@ class VisualSource:
         geometry: of its snippets.
         flow: method of optical flow; None: RGB.
         run: snippets that are given together, their frames once.
+        device: torch device on which the flow is computed.
     """
 
     geometry: SnippetGeometry
     flow: str | None = None
     run: int = 1
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.flow is not None:
@@ -156,7 +160,7 @@ class _Cutter:
     def __init__(self, source: VisualSource, grid: TimeGrid) -> None:
         self._source, self._grid = source, grid
         self._windows = WindowBuffer(source.geometry, source.run)
-        self._grey: Image | None = None  # flow: the last frame of the grid
+        self._grey: list[Image] = []  # flow: frames whose motion to the next is not computed
         self._motion: Image | None = None  # flow: the last one
 
     def push(self, shown: Shown) -> Iterator[Clip]:
@@ -167,8 +171,9 @@ class _Cutter:
         for _ in self._grid.rest():
             yield from self._add(last)
         if self._source.flow is not None:  # no frame follows the last one
-            if self._motion is None and self._grey is not None:
-                self._motion = self._cropped(quantise(np.zeros((*self._grey.shape, 2), np.float32)))
+            yield from self._flows()
+            if self._motion is None and self._grey:
+                self._motion = self._cropped(quantise(np.zeros((*self._grey[0].shape, 2), np.float32)))
             if self._motion is not None:
                 yield from self._windows.push(self._motion)
         yield from self._windows.finish()
@@ -178,11 +183,19 @@ class _Cutter:
         if self._source.flow is None:
             yield from self._windows.push(self._cropped(image))
             return
-        previous, self._grey = self._grey, np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        if previous is not None:  # the flow of the whole frame, of which the middle is kept
-            flow = optical_flow(previous, self._grey, self._source.flow)
-            self._motion = quantise(self._cropped(flow))
+        self._grey.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
+        if len(self._grey) > FLOW_PAIRS:
+            yield from self._flows()
+
+    def _flows(self) -> Iterator[Clip]:
+        """The flow between the frames held, of which the last stays: of whole frames, then cropped."""
+        if len(self._grey) < 2 or self._source.flow is None:
+            return
+        frames = torch.from_numpy(np.stack(self._grey)).to(self._source.device)
+        for motion in quantise(flow_between(frames, self._source.flow)).cpu().numpy():
+            self._motion = self._cropped(motion)
             yield from self._windows.push(self._motion)
+        del self._grey[:-1]
 
     def _cropped(self, image: NDArray[Pixel]) -> NDArray[Pixel]:
         geometry = self._source.geometry

@@ -7,6 +7,7 @@ quick everywhere, but another flow than published weights know. OpenCV runs on o
 ``dis`` depends on their number.
 """
 
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, overload
@@ -20,6 +21,7 @@ from torch import Tensor
 from avfusion.ops import extension_status, tvl1_flow
 
 BOUND = 20.0  # pixels; larger motion is cut off, as published
+_OPENCV = threading.Lock()  # its calculators and its number of threads are one for all threads
 FLOW_METHODS = ("tvl1", "tvl1_opencv", "dis")
 
 
@@ -86,12 +88,13 @@ def check_method(method: str) -> None:
 
 
 def _by_opencv(previous: NDArray[np.uint8], following: NDArray[np.uint8], method: str) -> NDArray[np.float32]:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        flow = _calculator(method)(previous, following, None)
-    finally:
-        cv2.setNumThreads(threads)
+    with _OPENCV:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            flow = _calculator(method)(previous, following, None)
+        finally:
+            cv2.setNumThreads(threads)
     return np.asarray(flow, dtype=np.float32)
 
 
