@@ -60,6 +60,6 @@ def test_a_missing_codec_is_named(
 def test_what_is_optional_is_only_noted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "WORKFLOW", ("no-such-distribution",))
+    monkeypatch.setattr(doctor, "OPTIONAL", {"no-such-distribution": doctor.OPTIONAL["snakemake"]})
     assert main(["doctor"]) == 0
     assert "note     no-such-distribution: not installed" in capsys.readouterr().out

@@ -68,6 +68,13 @@ def test_planted_actions_are_found_and_shuffled_ones_are_not(
     assert mean_ap(control) < 0.25
 
 
+def test_windows_of_the_videos_teach_as_well(
+    tmp_path: Path, train_data: tuple[Features, Annotations]
+) -> None:
+    assert all(len(features.values) > 40 for features in train_data[0].values())
+    assert mean_ap(run(tmp_path, train_data, changed(window=40))) > 0.75
+
+
 def test_one_seed_gives_one_checkpoint(tmp_path: Path, train_data: tuple[Features, Annotations]) -> None:
     config = changed(epochs=2, standardise=True)
     torch.manual_seed(1)

@@ -20,12 +20,17 @@ NEEDED = {
     "opencv-contrib-python-headless": "cv2",
     "h5py": "h5py",
     "resampy": "resampy",
+    "numba": "numba",
     "PyYAML": "yaml",
     "jsonschema": "jsonschema",
     "matplotlib": "matplotlib",
     "tqdm": "tqdm",
 }
-WORKFLOW = ("snakemake", "snakemake-executor-plugin-slurm")
+OPTIONAL = {
+    "snakemake": "only the workflow needs it: `pip install -e '.[workflow]'`",
+    "snakemake-executor-plugin-slurm": "only the workflow needs it: `pip install -e '.[workflow]'`",
+    "yt-dlp": "only `source: youtube` needs it: `pip install -e '.[youtube]'`",
+}
 DECODERS = ("h264", "mpeg4", "aac", "mp3")
 DECODERS_OFTEN_MET = ("hevc", "vp9", "av1", "opus", "vorbis")
 ENCODERS_OF_THE_DEMO = ("libx264", "aac")
@@ -103,8 +108,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding(name, f"cannot be imported ({error})", INSTALL)
         else:
             yield Finding(name, _version(name) or "version unknown")
-    for name in WORKFLOW:
-        advice = "only the workflow needs it: `pip install -e '.[workflow]'`"
+    for name, advice in OPTIONAL.items():
         found = _version(name)
         yield Finding(name, found or "not installed", "" if found else advice, needed=False)
 

@@ -29,6 +29,8 @@ class TrainingOptions(OptimiserOptions):
         precision: float32 (published); bfloat16: networks compute in it, weights and losses stay float32; or
             auto: bfloat16 on a CUDA device that has it with a detector made for it, else float32.
         standardise: give every channel mean 0 and deviation 1 over the training data; published: false.
+        window: snippets of the windows that longer videos are cut into for training (MUSES, on its own
+            dataset: 400); null: whole videos.
     """
 
     epochs: int = 20
@@ -37,11 +39,14 @@ class TrainingOptions(OptimiserOptions):
     at_once: int | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     standardise: bool = False
+    window: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "passes", "batch_size"):
             require(getattr(self, name) >= 1, name, f"must be at least 1, not {getattr(self, name)}")
+        cut = self.window is None or self.window >= 1
+        require(cut, "window", f"must be at least 1 or null, not {self.window}")
         given = self.at_once is None or self.at_once >= 1
         require(given, "at_once", f"must be at least 1 or null, not {self.at_once}")
 

@@ -20,6 +20,7 @@ from avfusion.data.proposals import Segments
 from avfusion.detectors import build_detector
 from avfusion.detectors.base import Detector, Video
 from avfusion.engine.checkpoint import Checkpoint, write_checkpoint
+from avfusion.engine.cropping import crop
 from avfusion.engine.device import choose_device
 from avfusion.engine.history import open_board, write_history
 from avfusion.engine.loop import Run, fit
@@ -100,6 +101,8 @@ def train(
         standardiser = Standardiser.fit([video.features for video in videos])
         videos = [replace(video, features=standardiser(video.features)) for video in videos]
         statistics = standardiser.tensors()
+    if options.window is not None:
+        videos = [part for video in videos for part in crop(video, options.window)]
     with _own_random_state(derive(seed, "network"), where):
         detector = build_detector(chosen.detector, chosen.model, widths, len(annotations.labels), CONFIG)
         detector.to(where)
