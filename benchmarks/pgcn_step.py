@@ -2,7 +2,7 @@
 
 32 videos of 8 graphs of 21 proposals, 1024 channels, 20 classes: forward, losses and backward pass.
 
-    python benchmarks/pgcn_step.py [--videos 32] [--repeats 5] [--device cpu]
+    python benchmarks/pgcn_step.py [--videos 32] [--repeats 3] [--device cpu]
 """
 
 import argparse
@@ -27,7 +27,7 @@ CHANNELS, CLASSES, PROPOSALS, NODES = 1024, 20, 8, 21
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
 

@@ -164,6 +164,44 @@ def if_there(path):
     return [path] if path and os.path.exists(path) else []
 
 
+def whose_media_are(*sources):
+    """Pattern of the datasets whose videos come from one of `sources`."""
+    datasets = CONFIG.datasets.items()
+    return one_of(
+        [name for name, value in datasets if value["media"]["source"] in sources]
+    )
+
+
+def dataset_file(wildcards):
+    """The file that describes a dataset."""
+    return str(Path(CONFIG.options["datasets"]) / f"{wildcards.dataset}.yaml")
+
+
+def annotation_files(wildcards):
+    """Annotations of a dataset that are files here."""
+    spec = option("annotations")(wildcards)
+    paths = spec["path"] if isinstance(spec, dict) else spec
+    return [
+        path
+        for each in ([paths] if isinstance(paths, str) else paths)
+        for path in if_there(each)
+    ]
+
+
+def media_options(*names):
+    """Function of the wildcards that gives those options of the media on which the videos depend.
+
+    The others (a password, the number of attempts) are read by the job itself: they are no reason to run again,
+    and a password has no place in the records that Snakemake keeps.
+    """
+
+    def look_up(wildcards):
+        media = CONFIG.datasets[wildcards.dataset]["media"]
+        return {name: media[name] for name in names}
+
+    return look_up
+
+
 def gpus(wildcards):
     """GPUs that a job asks the scheduler for."""
     return 0 if CONFIG.datasets[wildcards.dataset]["device"] == "cpu" else 1

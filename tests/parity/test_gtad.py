@@ -288,7 +288,7 @@ def test_tables_of_the_windows(golden: Path) -> None:
 
 def test_suppression_in_a_window(golden: Path) -> None:
     for key, segments, scores, _ in windows(golden):
-        best = suppress(RankedProposals(segments, scores), RankingOptions(), 200)
+        best = suppress(segments, scores, RankingOptions(), 200)
         got = np.column_stack([best.segments, best.scores])
         np.testing.assert_allclose(got, arrays(golden, "postprocess")[f"softnms/{key}"], rtol=1e-9)
 

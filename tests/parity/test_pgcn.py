@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dense_pgcn import dense_score
 from golden_recipe import layout, load_recipe, recipe_input
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.data.proposal_list import ListedVideo, read_proposal_list
+from avfusion.detectors.base import Video
 from avfusion.detectors.graphs import GraphOptions, grow_all, neighbours, relations
 from avfusion.detectors.parts import part_rows, pool_parts
 from avfusion.detectors.pgcn import Options, Pgcn, PgcnTrainingSet, pool_segments
@@ -20,6 +23,7 @@ from avfusion.detectors.sampling import (
     SamplingOptions,
     VideoPools,
     listed_candidates,
+    prediction_rois,
     regression_statistics,
     video_pools,
 )
@@ -230,3 +234,26 @@ def test_training_items(golden: Path) -> None:
         assert example.sample.labels.tolist() == entry["label"][::21]
         targets = entry["reg_target"][::21]
         np.testing.assert_allclose(example.sample.targets, targets, rtol=1e-6, atol=1e-7)
+
+
+def test_prediction_from_seconds(golden: Path) -> None:
+    """The whole way of a test video: ticks, pooling, the graphs of seed 777, and the dense network."""
+    wanted = facts(golden, "sampling")["test_videos"]
+    name, fps = "video_validation_0000001", 29.97
+    listed = videos(golden)[name]
+    _, candidates = listed_candidates(listed, 10**6)
+    segments = np.stack([candidates.start, candidates.end], axis=1)
+    snippets = (listed.frames - 64) // 8 + 1
+    values = np.abs(recipe_input("in:test/prediction", (snippets, 6)))
+    features = VideoFeatures(values, TimeAxis(32 / fps, 8 / fps, 64 / fps))
+    detector = load_recipe(Pgcn(Options(hidden=8), (6,), 20)).eval()
+    scores = detector.predict(Video(name, features, segments / fps))
+
+    rois = prediction_rois(segments / listed.frames, listed.frames)
+    parts = pool_parts(torch.from_numpy(values.T.copy()), torch.from_numpy(part_rows(rois, snippets, 64)))
+    graphs = torch.tensor(wanted[name]["graphs_numpy_seed_777"])
+    with torch.no_grad():
+        dense = dense_score(detector, parts[:, 1], parts.flatten(1), graphs)
+    assert_near(torch.from_numpy(scores.activity), dense.activity)
+    assert_near(torch.from_numpy(scores.completeness), dense.completeness)
+    assert_near(torch.from_numpy(scores.regression), dense.regression)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,8 +45,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     text = capsys.readouterr().out
-    for command in ("evaluate", "extract", "doctor"):
-        assert f"\n    {command} " in text
+    for command in ("evaluate", "extract", "import-features", "import-checkpoint", "doctor"):
+        assert re.search(rf"\n    {command}\s", text)
         assert f"avfusion {command}" in text  # its example
 
 

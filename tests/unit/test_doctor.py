@@ -12,7 +12,17 @@ from avfusion.cli.main import main
 def test_everything_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("python", "torch", "h5py", "cuda", "operators", "h264", "libx264", "tvl1", "weights of i3d"):
+    for word in (
+        "python",
+        "torch",
+        "h5py",
+        "cuda",
+        "operators",
+        "h264",
+        "libx264",
+        "tvl1",
+        "weights i3d_rgb",
+    ):
         assert word in said
     assert "MISSING" not in said
 

@@ -1,10 +1,12 @@
-"""Optical flow: sign and units, its eight-bit form, and that it does not depend on threads."""
+"""Optical flow: sign and units, batches, its eight-bit form, and that it does not depend on threads."""
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from avfusion.media.flow import FLOW_METHODS, optical_flow, quantise
+from avfusion.media.flow import FLOW_METHODS, flow_between, flow_implementation, optical_flow, quantise
+from avfusion.ops import _extension
 
 
 def _texture(size: int = 96) -> np.ndarray:
@@ -31,6 +33,22 @@ def test_nothing_moves(method: str) -> None:
     assert np.abs(optical_flow(image, image, method)).max() == 0
 
 
+@pytest.mark.parametrize("method", FLOW_METHODS)
+def test_a_batch_is_its_pairs(method: str) -> None:
+    frames = np.stack([np.roll(_texture(48), i * i, axis=1) for i in range(4)])
+    flows = flow_between(torch.from_numpy(frames), method)
+    assert flows.shape == (3, 48, 48, 2)
+    for i in range(3):
+        assert np.array_equal(flows[i].numpy(), optical_flow(frames[i], frames[i + 1], method))
+
+
+@pytest.mark.parametrize("method", FLOW_METHODS)
+def test_a_single_frame_has_no_flow(method: str) -> None:
+    flows = flow_between(torch.from_numpy(_texture(32)[None]), method)
+    assert flows.shape == (0, 32, 32, 2)
+    assert flows.dtype == torch.float32
+
+
 def test_threads_of_opencv_change_nothing_and_stay() -> None:
     previous = _texture()
     following = np.roll(previous, 1, axis=1)
@@ -49,8 +67,24 @@ def test_threads_of_opencv_change_nothing_and_stay() -> None:
 
 def test_unknown_method() -> None:
     image = _texture(32)
-    with pytest.raises(ValueError, match=r"unknown flow method 'farneback', known are tvl1, dis"):
+    with pytest.raises(
+        ValueError, match=r"unknown flow method 'farneback', known are tvl1, tvl1_opencv, dis"
+    ):
         optical_flow(image, image, "farneback")
+
+
+def test_what_computes_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(loaded: bool, cuda: bool) -> None:
+        monkeypatch.setattr(_extension, "_STATUS", _extension.ExtensionStatus(loaded, cuda, ""))
+
+    assert flow_implementation("dis") == flow_implementation("tvl1_opencv") == f"OpenCV {cv2.__version__}"
+    built(True, True)
+    assert flow_implementation("tvl1") == "C++"
+    assert flow_implementation("tvl1", "cuda:1") == "CUDA"
+    built(True, False)
+    assert flow_implementation("tvl1", "cuda") == "plain torch on CUDA, slower"
+    built(False, False)
+    assert flow_implementation("tvl1") == "plain torch, as slow as OpenCV"
 
 
 def test_quantised_as_published() -> None:
@@ -59,3 +93,11 @@ def test_quantised_as_published() -> None:
     # every step is 40/255 pixels wide
     assert list(quantise(np.array([0.0784, 0.0786], np.float32))) == [128, 128]
     assert quantise(np.array([0.24], np.float32))[0] == 129
+
+
+def test_tensors_are_quantised_alike() -> None:
+    flow = np.random.default_rng(0).uniform(-25, 25, (7, 9, 2)).astype(np.float32)
+    flow[0, 0] = 0, 40
+    quantised = quantise(torch.from_numpy(flow))
+    assert quantised.dtype == torch.uint8
+    assert np.array_equal(quantised.numpy(), quantise(flow))

@@ -247,6 +247,13 @@ def test_every_style_works_with_any_duration(style: int) -> None:
     assert all(bool(((part >= 0) & (part <= 1)).all()) for part in maps)
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_maps_keep_their_size_whatever_the_kernel(size: int) -> None:
+    detector = small(kernel_2d=size)
+    assert detector.localization.get_parameter("4.weight").shape == (16, 16, size, size)
+    assert detector.maps(torch.randn(1, 12, 48)).candidates.shape == (1, 2, 16, 48)
+
+
 def test_context_with_slots_of_its_own_is_always_sampled_as_it_is_long() -> None:
     uneven, features = {"inner_slots": 8, "context_slots": 4}, torch.randn(1, 12, 48)
     one, all_of_them = small(sampling_ratio=1, **uneven), small(sampling_ratio=0, **uneven)
@@ -358,6 +365,7 @@ def test_nothing_is_proposed_after_a_video_shorter_than_a_window() -> None:
         ({"neighbours": 0}, "neighbours: must be at least 1"),
         ({"min_duration": 16}, r"min_duration: must be below max_duration \(16\)"),
         ({"regression_weight": -1.0}, "regression_weight: must not be negative"),
+        ({"kernel_2d": 2}, "kernel_2d: must be odd"),
         ({"attention": -1}, "attention: must be at least 0"),
         ({"windows": "sliding_windows"}, "windows: must be sliding or rescaled"),
         ({"style": 3}, "style: must be 0 or 1 or 2"),

@@ -25,7 +25,7 @@ def test_the_last_one_that_is_left_is_not_returned_as_published() -> None:
 
 def test_no_more_than_asked_for_and_nothing_without_a_score() -> None:
     assert soft_nms(SEGMENTS, SCORES, 0.5, 1)[0].tolist() == [0]
-    assert soft_nms(SEGMENTS, np.array([0.9, 0.0, np.nan]), 0.5, 9, True)[0].tolist() == [0]
+    assert soft_nms(SEGMENTS, np.array([0.9, 0.0, -1.0]), 0.5, 9, True)[0].tolist() == [0]
     assert len(soft_nms(np.zeros((0, 2)), np.zeros(0), 0.5, 9, True)[0]) == 0
 
 

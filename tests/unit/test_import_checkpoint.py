@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from avfusion.backbones.vggish import PcaParameters
 from avfusion.backbones.weights import BackboneConfig, build_backbone
 from avfusion.cli.main import main
 from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.detectors import build_detector
 from avfusion.engine.checkpoint import read_checkpoint
 from avfusion.engine.import_checkpoint import import_checkpoint
-from avfusion.engine.predict import load_detector, predict
+from avfusion.engine.predict import load_detector, predict, propose
 from avfusion.engine.released import read_released
 from avfusion.errors import InputError
 
@@ -147,6 +148,50 @@ def test_options_that_shapes_do_not_tell(tmp_path: Path) -> None:
         import_checkpoint(path, tmp_path / "m.pt", labels=LABELS, options={"drop": 0.25})
 
 
+def test_pgcn_is_recognised_and_predicts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for widths, options in (((5,), {}), ((256, 128), {"attention": 1})):
+        state = build_detector("pgcn", {"hidden": 7, **options}, widths, 3).state_dict()
+        content = wrapped({f"module.{name}": value for name, value in state.items()})
+        found = import_checkpoint(
+            saved(tmp_path / "p.pth", content, old=True), tmp_path / "p.pt", labels=LABELS
+        )
+        assert (found.kind, list(found.widths)) == ("pgcn", list(widths))
+        assert found.options == {"hidden": 7, "attention": len(options)}
+        features = VideoFeatures(np.ones((20, sum(widths)), np.float32), TimeAxis(0.5, 1.0, 1.0), widths)
+        segments = np.stack([np.arange(10.0), np.arange(10.0) + 5], axis=1)
+        scores = predict(tmp_path / "p.pt", {"v": features}, {"v": segments}, "cpu")["v"]
+        assert scores.completeness.shape == (10, 3)
+
+
+GTAD = {"hidden_1d": 16, "hidden_2d": 6, "hidden_3d": 10, "groups": 2}
+TIMES = {"temporal_scale": 16, "max_duration": 8}
+
+
+@pytest.mark.parametrize(
+    ("widths", "slots"),
+    [
+        ((8,), {"style": 1, "inner_slots": 16, "context_slots": 16}),
+        ((8,), {"style": 0, "inner_slots": 16}),
+        ((128, 128), {"style": 1, "inner_slots": 32, "context_slots": 4, "attention": 1}),
+    ],
+)
+def test_gtad_is_recognised_and_proposes(
+    tmp_path: Path, widths: tuple[int, ...], slots: dict[str, int]
+) -> None:
+    torch.manual_seed(0)
+    state = build_detector("gtad", {**GTAD, **slots}, widths, 3).state_dict()
+    content = {"epoch": 5, "state_dict": {f"module.{name}": value for name, value in state.items()}}
+    found = import_checkpoint(
+        saved(tmp_path / "g.pth.tar", content), tmp_path / "g.pt", labels=LABELS, options=TIMES
+    )
+    assert (found.kind, list(found.widths)) == ("gtad", list(widths))
+    assert found.options == {"attention": 0, **GTAD, **slots}
+    features = VideoFeatures(np.ones((20, sum(widths)), np.float32), TimeAxis(0.5, 1.0, 1.0), widths)
+    assert import_checkpoint(tmp_path / "g.pth.tar", tmp_path / "g.pt", options=TIMES).labels == ["action"]
+    assert len(propose(tmp_path / "g.pt", {"v": features}, ["v"], "cpu")["v"])
+
+
 def changed(name: str, value: Tensor | None) -> dict[str, Tensor]:
     state = muses()
     if value is None:
@@ -264,6 +309,19 @@ def test_vggish(tmp_path: Path) -> None:
     assert found.kind == "vggish" and found.options == {"width": 1 / 32}
     module, _ = build_backbone(config, tmp_path / "out.pt")
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+
+
+def test_post_processor_of_vggish(tmp_path: Path) -> None:
+    rng = np.random.RandomState(0)
+    content = {"pca_eigen_vectors": rng.standard_normal((128, 128)), "pca_means": rng.standard_normal(128)}
+    assert import_checkpoint(saved(tmp_path / "pca.pth", content), tmp_path / "pca.npz").kind == "vggish_pca"
+    parameters = PcaParameters.read(tmp_path / "pca.npz")
+    np.testing.assert_array_equal(parameters.eigen_vectors, content["pca_eigen_vectors"])
+    np.testing.assert_array_equal(parameters.means, content["pca_means"])
+    content["pca_means"] = content["pca_means"][:5]
+    with pytest.raises(InputError, match=r"pca_means: has shape \(5,\), but VGGish wants \(128,\)"):
+        import_checkpoint(saved(tmp_path / "pca.pth", content), tmp_path / "other.npz")
+    assert not (tmp_path / "other.npz").exists()
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from avfusion.data.manifest import ManifestRow, write_manifest
 from avfusion.errors import InputError
 
 SECONDS = Geometry(stride=0.5)
-VALUES = np.arange(12, dtype=np.float32).reshape(4, 3)
+VALUES = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
 
 
 def as_text(values: np.ndarray) -> str:
@@ -34,6 +34,10 @@ def write_csv_with_header(path: Path, values: np.ndarray) -> None:
     path.with_suffix(".csv").write_text("f0,f1,f2\n" + as_text(values))
 
 
+def write_csv_of_pandas(path: Path, values: np.ndarray) -> None:
+    path.with_suffix(".csv").write_text("0,1,2\n" + as_text(values))
+
+
 FORMATS: dict[str, Callable[[Path, np.ndarray], Any]] = {
     "npy": lambda path, values: np.save(path.with_suffix(".npy"), values),
     "float16": lambda path, values: np.save(path.with_suffix(".npy"), values.astype(np.float16)),
@@ -44,6 +48,7 @@ FORMATS: dict[str, Callable[[Path, np.ndarray], Any]] = {
     "no suffix": lambda path, values: torch.save(torch.from_numpy(values), path),
     "csv": write_csv,
     "csv with header": write_csv_with_header,
+    "csv of pandas": write_csv_of_pandas,
 }
 
 

@@ -80,3 +80,16 @@ def test_a_table_that_is_no_listing(tmp_path: Path) -> None:
     (tmp_path / "list.tsv").write_text("id\tfile\n")
     with pytest.raises(InputError, match="line 1: must have the columns id, subset, path, bytes, modified"):
         read_listing(tmp_path / "list.tsv")
+
+
+def test_a_video_that_was_not_to_be_had_keeps_its_reason(tmp_path: Path) -> None:
+    annotations = Annotations({"a": VideoAnnotation("test", None), "b": VideoAnnotation("test", None)}, ())
+    videos = list_videos(annotations, ["test"], {}, reasons={"b": "Private video"})
+    write_listing(tmp_path / "listing.tsv", videos)
+    assert read_listing(tmp_path / "listing.tsv") == videos
+    assert [row.status for row in inspect_videos(videos)] == [NO_FILE, "Private video"]
+
+
+def test_a_folder_that_may_be_empty(tmp_path: Path) -> None:
+    assert find_files(tmp_path / "nowhere", may_be_empty=True) == {}
+    assert find_files(tmp_path, may_be_empty=True) == {}

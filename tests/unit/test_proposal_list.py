@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avfusion.data.annotations import Annotations, Instance, VideoAnnotation
 from avfusion.data.proposal_list import (
     ListedVideo,
     listed_video,
     match,
     proposals_from_list,
+    proposals_to_list,
     read_proposal_list,
     seconds,
     write_proposal_list,
@@ -202,3 +204,22 @@ def test_lists_of_training_and_test_videos(tmp_path: Path, caplog: pytest.LogCap
     assert not caplog.text
     with pytest.raises(InputError, match="clip_a: stands in another of the lists as well"):
         proposals_from_list([first, first], durations)
+
+
+def test_our_proposals_as_a_list(tmp_path: Path) -> None:
+    videos = {
+        "a": VideoAnnotation("train", 10.0, (Instance(4.0, 6.0, "run"), Instance(1.0, 2.0, "jump"))),
+        "b": VideoAnnotation("train", None),
+    }
+    annotations = Annotations(videos, ("jump", "run"), "annotations.json")
+    proposals = {"a": np.array([[4.0, 6.4], [8.0, 9.0]])}
+    path = tmp_path / "list.txt"
+    proposals_to_list(path, proposals, annotations, {"a": 25.0})
+    assert path.read_text().splitlines()[4:] == [
+        *("2", "2 100 150", "1 25 50", "2", "2 0.8333 0.8333 100 160", "0 0.0000 0.0000 200 225"),
+    ]
+    np.testing.assert_allclose(proposals_from_list(path, {"a": 10.0})["a"], proposals["a"])
+    with pytest.raises(InputError, match=r"annotations\.json: a: the frame rate of this video is not known"):
+        proposals_to_list(path, proposals, annotations, {})
+    with pytest.raises(InputError, match=r"annotations\.json: b: says nothing of this video"):
+        proposals_to_list(path, {"b": proposals["a"]}, annotations, {"b": 25.0})

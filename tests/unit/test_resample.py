@@ -22,18 +22,26 @@ def test_a_ramp_stays_the_same_line(first: float, stride: float) -> None:
     np.testing.assert_allclose(got, ramp(new, 12).values, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4, 5])
-def test_a_finer_stream_is_averaged_over_the_cell(parts: int) -> None:
+@pytest.mark.parametrize("parts", [2, 3, 4, 7])
+def test_snippets_that_fill_a_cell_give_their_mean(parts: int) -> None:
     new = TimeAxis(first=0.5, stride=1.0, window=1.0)
-    old = TimeAxis(first=0.5 / parts, stride=1 / parts, window=1.0)
-    values = np.zeros((6 * parts, 1), dtype=np.float32)
-    values[2 * parts : 3 * parts] = 1.0  # what is heard during the third second
-    got = resample(VideoFeatures(values, old), new, 6)[:, 0]
-    np.testing.assert_allclose(got, [0, 0, 1, 0, 0, 0], rtol=0, atol=1e-6)
-    if parts == 2:
-        values = np.random.RandomState(0).standard_normal((12, 3)).astype(np.float32)
-        got = resample(VideoFeatures(values, old), new, 6)
-        np.testing.assert_allclose(got, values.reshape(6, 2, 3).mean(axis=1), rtol=0, atol=1e-6)
+    old = TimeAxis(first=0.5 / parts, stride=1 / parts, window=2.0)
+    values = np.random.RandomState(0).standard_normal((6 * parts, 3)).astype(np.float32)
+    got = resample(VideoFeatures(values, old), new, 6)
+    np.testing.assert_allclose(got, values.reshape(6, parts, 3).mean(axis=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [0.07, 0.4, 0.55, 0.99])
+def test_no_snippet_of_a_finer_stream_is_passed_over(stride: float) -> None:
+    old, count = TimeAxis(first=0.03, stride=stride, window=1.0), int(10 / stride)
+    marked = VideoFeatures(np.eye(count, dtype=np.float32), old)  # channel k is heard in snippet k only
+    new = TimeAxis(first=0.5, stride=1.0, window=1.0)
+    weights = resample(marked, new, 10)
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, rtol=0, atol=1e-6)
+    cell = np.clip(np.floor(old.centres(count)), 0, 9).astype(int)
+    assert (weights[cell, np.arange(count)] > 0).all()
+    near = np.abs(new.centres(10)[:, None] - old.centres(count)) < 0.5 + stride
+    assert (weights[~near] == 0).all()
 
 
 def test_the_same_axis_changes_nothing() -> None:

@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     "pysoundfile": "soundfile",
     "matplotlib-base": "matplotlib",
     "yt-dlp": "yt_dlp",
+    "pyyaml": "yaml",
 }
 
 
@@ -104,21 +105,19 @@ def test_a_misspelt_key_is_one_line(fresh: Scratch) -> None:
     assert output.splitlines()[-1] == f"avfusion: error: {message}"
 
 
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        (
-            "results/thumos14/annotations.json",
-            "resources/thumos14/annotations: does not exist; put the annotations there",
-        ),
-    ],
-)
-def test_files_that_a_user_must_supply_are_asked_for_in_one_line(
-    shipped: Scratch, target: str, message: str
-) -> None:
-    output = shipped.run(target, fails=True)
-    assert [line for line in output.splitlines() if line.startswith(f"avfusion: error: {message}")]
-    assert not (shipped.folder / target).exists()
+def test_files_that_a_user_must_supply_are_asked_for_in_one_line(fresh: Scratch) -> None:
+    path = fresh.folder / "config" / "datasets" / "tiny.yaml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"media": {"source": "folder", "path": "videos"}, "annotations": {"path": "tables"}}
+    config.pop("backbone_training")
+    for stream in config["streams"].values():
+        stream["weights"] = "random:0"
+    path.write_text(yaml.safe_dump(config))
+    assert "convert_annotations" in jobs(fresh.run("--dry-run", "results/tiny/mAP.tsv"))
+    output = fresh.run("results/tiny/annotations.json", fails=True)
+    message = "avfusion: error: tables: does not exist; put the annotations there"
+    assert [line for line in output.splitlines() if line.startswith(message)]
+    assert not (fresh.folder / "results" / "tiny" / "annotations.json").exists()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

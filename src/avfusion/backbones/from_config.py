@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from avfusion.backbones.extract import Backbone, StreamConfig
+from avfusion.backbones.published import PREFIX, check_file, local_path
 from avfusion.backbones.vggish import PostProcessing
 from avfusion.backbones.weights import SOURCES, BackboneConfig, load_backbone
 from avfusion.data.streams import is_sound
@@ -40,19 +41,31 @@ def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> Stream
     return StreamConfig(name, backbone, geometry, options.get("flow"), options["batch_size"], post)
 
 
-def ready_backbone(config: StreamConfig, weights: str | None, device: str) -> Backbone:
+def ready_backbone(
+    config: StreamConfig, weights: str | None, device: str, expected_sha256: str | None = None
+) -> Backbone:
     """The network of a stream with its weights, on `device`.
 
     Args:
-        weights: path of a file, ``random:SEED``, or None.
+        config: of the stream.
+        weights: path of a file, ``published:NAME``, ``random:SEED``, or None.
+        device: torch device.
+        expected_sha256: hash that the file must have; None: any.
 
     Raises:
         MissingWeightsError: no weights were named.
-        InputError: the file is not there, or does not fit.
+        InputError: the file is not there, is another one, or does not fit.
     """
     name = config.backbone.name
-    if weights and not weights.startswith("random:") and not Path(weights).exists():
-        raise InputError(weights, f"does not exist; put the weights of {name} there ({SOURCES[name]})")
+    if weights and not weights.startswith("random:"):
+        path = Path(local_path(weights))
+        if not path.exists():
+            advice = f"put the weights of {name} there ({SOURCES[name]})"
+            if weights.startswith(PREFIX):
+                advice = f"fetch it: `avfusion weights {weights.removeprefix(PREFIX)}`"
+            raise InputError(path, f"does not exist; {advice}")
+        check_file(path, expected_sha256)
+        weights = str(path)
     module, description = load_backbone(config.name, weights, config.backbone)
     return Backbone(module.to(device).eval(), description)
 

@@ -173,9 +173,40 @@ def _codec_finding(
 
 
 def _weights() -> Iterator[Finding]:
-    from avfusion.backbones.weights import SOURCES
+    from avfusion.backbones.published import FILES, FOLDER
 
-    for name, source in SOURCES.items():
-        yield Finding(f"weights of {name}", "none come with AVFusion", f"take {source}", needed=False)
+    for name, file in FILES.items():
+        path = FOLDER / file.name
+        if not path.exists():
+            advice = f"if you need it: `avfusion weights {name}`"
+            yield Finding(f"weights {name}", f"{path} is not there", advice, needed=False)
+            continue
+        problem = file.problem(path)
+        advice = f"remove it and run `avfusion weights {name}`" if problem else ""
+        yield Finding(f"weights {name}", f"{path} {problem or 'is the published file'}", advice)
+    yield from _self_check()
     where = "`weights:` of a stream in config/datasets/NAME.yaml, or `avfusion extract --weights STREAM=FILE`"
-    yield Finding("place of weights", f"only where you say, {where}")
+    yield Finding("other weights", f"anywhere; say where: {where}")
+
+
+def _self_check() -> Iterator[Finding]:
+    """VGGish's published self-check, with every file of its weights that is there."""
+    from avfusion.backbones.published import FILES, FOLDER
+    from avfusion.backbones.self_check import check_vggish
+    from avfusion.backbones.vggish import PcaParameters, VGGish
+    from avfusion.backbones.weights import BackboneConfig, build_backbone
+    from avfusion.errors import AvfusionError
+
+    pca_path = FOLDER / FILES["vggish_pca"].name
+    for path in (FOLDER / FILES["vggish"].name, FOLDER / "vggish.pt"):
+        if not path.exists():
+            continue
+        try:
+            network, _ = build_backbone(BackboneConfig("vggish"), path)
+            assert isinstance(network, VGGish)
+            pca = PcaParameters.read(pca_path) if pca_path.exists() else None
+            for outcome in check_vggish(network, pca):
+                advice = "" if outcome.passed else "these are other weights, or the front end is broken"
+                yield Finding(f"self-check of {path.name}", str(outcome), advice)
+        except AvfusionError as error:
+            yield Finding(f"self-check of {path.name}", str(error), "replace the file")

@@ -6,17 +6,19 @@ from typing import Any
 
 from avfusion.errors import InputError
 
-KINDS = ("auto", "muses", "pgcn", "gtad", "i3d", "vggish")
+KINDS = ("auto", "muses", "pgcn", "gtad", "i3d", "vggish", "vggish_pca")
 DESCRIPTION = """\
 Turn a released checkpoint of MUSES, P-GCN or G-TAD (with or without the RM attention of tal-hmo) into a
 checkpoint of AVFusion, or released weights of I3D (both common layouts) or VGGish into a file that `weights`
-of a stream takes. What it is, how many classes it knows and how wide it is are read off names and shapes.
-Nothing in the file is executed. Names that are missing or left over, and other shapes, are refused."""
+of a stream takes (and those of VGGish's post-processor into AudioSet's .npz). What it is, how many classes it
+knows and how wide it is are read off names and shapes. Nothing in the file is executed. Names that are
+missing or left over, and other shapes, are refused."""
 EPILOG = """\
 examples:
   avfusion import-checkpoint thumos_rgb.pth.tar --labels thumos14_classes.txt --out muses_rgb.pt
   avfusion import-checkpoint RGB_cpt.pth --labels annotations.json --out pgcn_rgb.pt
-  avfusion import-checkpoint GTAD_best.pth.tar --set temporal_scale=100 --set max_duration=100 --out gtad.pt
+  avfusion import-checkpoint GTAD_best.pth.tar --set windows=rescaled --set temporal_scale=100 \\
+      --set max_duration=100 --out gtad_activitynet.pt
   avfusion import-checkpoint i3d_rgb.pt --out resources/i3d_rgb.pt
 """
 
@@ -85,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Names of classes: those of annotations (``.json``), or the lines of a text.
+    """Names of classes: those of annotations (``.json``, or a folder of tables), or the lines of a text.
 
     Raises:
         InputError: the file cannot be read, or holds no names.
     """
-    if path.suffix == ".json":
+    if path.is_dir() or ".json" in path.suffixes:
         from avfusion.data.annotations import read_annotations
 
         return list(read_annotations(path).labels)

@@ -1,14 +1,9 @@
 """``avfusion import-features``: features that somebody else extracted, as a file of AVFusion."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from avfusion.errors import AvfusionError
-
-if TYPE_CHECKING:
-    from avfusion.data.import_features import Timing
 
 DESCRIPTION = """\
 Turn features that somebody else extracted into an HDF5 file of AVFusion. SOURCE is a folder with a file per
@@ -67,10 +62,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AvfusionError: there is nothing to import.
     """
-    from avfusion.data.import_features import Geometry, Timing, available, import_features
+    from avfusion.data.import_features import Geometry, Timing, available, import_features, read_timings
 
     if args.videos is None:
-        videos: Mapping[str, Timing] = {name: Timing() for name in available(args.source, args.pattern)}
+        videos = {name: Timing() for name in available(args.source, args.pattern)}
     else:
         videos = read_timings(args.videos)
     if not videos:
@@ -85,18 +80,3 @@ def run(args: argparse.Namespace) -> int:
     for video, reason in list(absent.items())[:3]:
         print(f"  {video}: {reason}")
     return 0
-
-
-def read_timings(path: Path) -> "dict[str, Timing]":
-    """Videos of a manifest (``.tsv``) or of annotations, with what they tell of duration and fps.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    from avfusion.data.annotations import read_annotations
-    from avfusion.data.import_features import Timing
-    from avfusion.data.manifest import read_manifest
-
-    if path.suffix == ".tsv":
-        return {row.id: Timing(row.duration or None, row.fps or None) for row in read_manifest(path)}
-    return {name: Timing(video.duration) for name, video in read_annotations(path).videos.items()}

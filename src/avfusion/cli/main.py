@@ -13,15 +13,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from avfusion import __version__
-from avfusion.cli import doctor, evaluate, extract, import_checkpoint, import_features
+from avfusion.cli import (
+    doctor,
+    evaluate,
+    export_features,
+    extract,
+    import_checkpoint,
+    import_features,
+    init_dataset,
+    weights,
+)
 from avfusion.errors import AvfusionError
 
-COMMANDS = (evaluate, extract, import_features, import_checkpoint, doctor)
+COMMANDS = (
+    *(evaluate, extract, init_dataset, import_features, export_features),
+    *(import_checkpoint, weights, doctor),
+)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports it
 EXAMPLES = """\
 examples:
   avfusion evaluate detections.json --annotations annotations.json --subset test
   avfusion extract video.mp4 --streams rgb,audio --weights random:0 --out features.h5
+  avfusion import-features FOLDER --stream rgb --stride 0.32 --window 2.56 --out rgb.h5
+  avfusion import-checkpoint muses_rgb.pth.tar --labels classes.txt --out muses_rgb.pt
   avfusion doctor
 
 `avfusion COMMAND --help` explains a command. Whole experiments, from videos to the table of results, are run
@@ -60,7 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and all its sub-commands."""
     parser = argparse.ArgumentParser(
         prog="avfusion",
-        description="Temporal action localization in video with sound: features, evaluation, and a check-up.",
+        description="Temporal action localization in video with sound: features, evaluation, import of what "
+        "others released, and a check-up.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

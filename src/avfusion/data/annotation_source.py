@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 from avfusion.data.annotations import Annotations, examine_annotations
-from avfusion.data.checks import similar_labels
 from avfusion.data.download import download
 from avfusion.errors import InputError
 
@@ -35,7 +34,6 @@ def obtain_annotations(
     paths = [fetch(place, folder) for place in ([path] if isinstance(path, str) else path)]
     options = {name: value for name, value in given.items() if value is not None}
     annotations, problems = examine_annotations(paths, form, options, config)
-    problems += similar_labels(annotations)
     refuse(problems)
     for subset in subsets:
         annotations.subset(subset)

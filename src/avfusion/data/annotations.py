@@ -16,6 +16,7 @@ from typing import Any
 
 from avfusion.data import adapters
 from avfusion.data.builder import Builder
+from avfusion.data.checks import similar_labels
 from avfusion.data.instances import Annotations, Instance, VideoAnnotation
 from avfusion.errors import InputError
 from avfusion.files import write_json
@@ -49,7 +50,7 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         InputError: malformed structure, a value that means nothing, or a video in two subsets.
     """
-    annotations, problems = examine_annotations([Path(path)])
+    annotations, problems = examine_annotations([Path(path)], thorough=False)
     if problems:
         raise problems[0]
     _warn_of_the_undetectable(annotations)
@@ -61,6 +62,8 @@ def examine_annotations(
     format: str | None = None,
     options: Mapping[str, Any] | None = None,
     source: str | Path = "annotations",
+    thorough: bool = True,
+    subset_needed: bool = True,
 ) -> tuple[Annotations, list[InputError]]:
     """Read annotations, and everything that is wrong with them in the order of the file.
 
@@ -69,6 +72,9 @@ def examine_annotations(
         format: name of an adapter (`avfusion.data.adapters.FORMATS`); None: guessed from the file's name.
         options: of the adapter.
         source: where format and options come from, for messages.
+        thorough: look also for classes written in two ways, for keys that stand twice in a JSON, and for the
+            line of its problems.
+        subset_needed: whether every video must say which subset it is in; else it may be in the subset "".
 
     Returns:
         What could be read, and the problems; the former is of use only if there are none of the latter.
@@ -77,9 +83,12 @@ def examine_annotations(
         InputError: an unknown format or option, or a file in which nothing can be read at all.
     """
     build = Builder(", ".join(map(str, paths)))
+    build.thorough, build.subset_needed = thorough, subset_needed
     read = adapters.reader(format or adapters.guess(paths), source)
     read(paths, build, options or {})
     annotations = build.finish()
+    if thorough:
+        build.problems += similar_labels(annotations, build.labels_at)
     return annotations, build.problems
 
 

@@ -113,7 +113,10 @@ class RemoteSource:
             try:
                 with web.request(self.name, {"Range": f"bytes=-{TAIL}"}, self._timeout) as response:
                     found = web.content_range(response.headers)
-                    if response.status != 206 or found is None or found[1] is None:
+                    length = int(response.headers.get("Content-Length", TAIL + 1))
+                    if response.status == 200 and length <= TAIL:
+                        found = 0, length  # all of it, which is as good
+                    if found is None or found[1] is None:
                         problem = "the server sends whole files only: download it, and name the file instead"
                         raise InputError(self.name, problem)
                     self._validator = web.strong_validator(response.headers)

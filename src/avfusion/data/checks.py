@@ -1,7 +1,8 @@
 """What may be wrong with annotations although every line of them makes sense."""
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from avfusion.data.instances import Annotations
 from avfusion.errors import InputError
@@ -9,21 +10,21 @@ from avfusion.errors import InputError
 SHOWN = 5  # names in a message
 
 
-def similar_labels(annotations: Annotations) -> list[InputError]:
-    """Classes whose names differ in case, blanks, hyphens or underscores only, by mistake perhaps."""
+def similar_labels(annotations: Annotations, places: Mapping[str, str]) -> list[InputError]:
+    """Classes whose names differ in case, blanks or underscores only, by mistake perhaps.
+
+    Args:
+        places: where each class is named first.
+    """
     counts = Counter(i.label for video in annotations.videos.values() for i in video.instances)
-    first: dict[str, str] = {}
-    for name, video in annotations.videos.items():
-        for instance in video.instances:
-            first.setdefault(instance.label, name)
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        groups["".join(c for c in label.casefold() if c.isalnum()) or label].append(label)
+        groups[re.sub(r"[\s_]+", "", label.casefold())].append(label)
     problems = []
     for labels in groups.values():
         if len(labels) > 1:
             told = ", ".join(
-                f"'{label}' ({counts[label]} times, first in {first[label]})"
+                f"'{label}' ({counts[label]} times, first on {places[label]})"
                 for label in sorted(labels, key=lambda label: -counts[label])
             )
             problem = f"are these one class? {told}: write it in one way"

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.data.annotations import read_annotations
 from avfusion.data.features import FeatureWriter, TimeAxis, VideoFeatures
 from avfusion.data.hdf5 import reading
-from avfusion.data.manifest import ManifestRow
+from avfusion.data.manifest import ManifestRow, read_manifest
 from avfusion.data.tables import read_text
 from avfusion.data.torch_file import load_torch
 from avfusion.errors import InputError
@@ -192,6 +193,17 @@ def import_shard(
     )
 
 
+def read_timings(path: str | Path) -> dict[str, Timing]:
+    """What a manifest (``.tsv``) or annotations tell of all their videos.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if Path(path).suffix == ".tsv":
+        return {row.id: Timing(row.duration or None, row.fps or None) for row in read_manifest(path)}
+    return {name: Timing(video.duration) for name, video in read_annotations(path).videos.items()}
+
+
 def available(source: str | Path, pattern: str = VIDEO) -> list[str]:
     """Ids of the videos that a folder or HDF5 file has features of, in alphabetical order.
 
@@ -268,9 +280,9 @@ def _read_file(path: Path) -> Any:
 
 
 def _read_csv(path: Path) -> NDArray[np.float32]:
-    """Numbers, a snippet per line; a first line that holds something else is a header."""
+    """Numbers, a snippet per line; a first line of anything else, or that counts columns, is a header."""
     lines = [(number, line) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
-    if lines and not all(map(_is_number, lines[0][1].split(","))):
+    if lines and _is_header(lines[0][1].split(",")):
         lines = lines[1:]
     if not lines:
         return np.zeros((0, 0), dtype=np.float32)
@@ -294,6 +306,12 @@ def _csv_error(path: Path, lines: Sequence[tuple[int, str]]) -> InputError:
             problem = f"has {len(cells)} values, the lines before have {columns}"
             return InputError(path, problem, f"line {number}")
     return InputError(path, "is no table of numbers")
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    """Whether a line names columns; pandas calls them 0, 1, 2, ... if nobody says otherwise."""
+    counted = len(cells) > 2 and [cell.strip() for cell in cells] == [str(k) for k in range(len(cells))]
+    return counted or not all(map(_is_number, cells))
 
 
 def _is_number(text: str) -> bool:

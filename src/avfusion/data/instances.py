@@ -34,12 +34,14 @@ class Annotations:
         labels: names of all classes of the dataset, also of those without an instance in this subset.
         source: the file, for messages.
         elsewhere: ids of the videos of the dataset that are in other subsets.
+        places: where in the file each video is named first, such as "line 7", if that is known.
     """
 
     videos: Mapping[str, VideoAnnotation]
     labels: tuple[str, ...]
     source: str = "annotations"
     elsewhere: frozenset[str] = field(default=frozenset(), repr=False)
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def subsets(self) -> dict[str, int]:

@@ -30,6 +30,7 @@ from typing import Literal, NoReturn, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.data.annotations import Annotations
 from avfusion.data.proposals import Segments
 from avfusion.data.tables import GZIP_MAGIC, number
 from avfusion.errors import InputError, did_you_mean
@@ -239,6 +240,46 @@ def _from_list(path: str | Path, durations: Mapping[str, float | None]) -> dict[
             *(path, left_out, total),
         )
     return found
+
+
+def proposals_to_list(
+    path: str | Path,
+    proposals: Mapping[str, Segments],
+    annotations: Annotations,
+    rates: Mapping[str, float],
+    header: Literal["duration", "frames"] = "duration",
+) -> None:
+    """Write proposals in seconds as a list, for the published code to train or test on.
+
+    Args:
+        path: the list.
+        proposals: float64 (N, 2) by video.
+        annotations: of these videos; classes count in the order of its labels.
+        rates: frames per second by video.
+        header: see `listed_video`.
+
+    Raises:
+        InputError: a video has no annotation, no known duration or no rate.
+    """
+    write_proposal_list(path, _listed(proposals, annotations, rates, header))
+
+
+def _listed(
+    proposals: Mapping[str, Segments],
+    annotations: Annotations,
+    rates: Mapping[str, float],
+    header: Literal["duration", "frames"],
+) -> Iterator[ListedVideo]:
+    index = {label: k for k, label in enumerate(annotations.labels)}
+    for name, segments in proposals.items():
+        video = annotations.videos.get(name)
+        if video is None or not video.duration:
+            raise InputError(annotations.source, "says nothing of this video, or not how long it is", name)
+        if not rates.get(name, 0) > 0:
+            raise InputError(annotations.source, "the frame rate of this video is not known", name)
+        instances = np.array([(i.start, i.end) for i in video.instances], dtype=np.float64).reshape(-1, 2)
+        classes = np.array([index[i.label] for i in video.instances], dtype=np.int64)
+        yield listed_video(name, video.duration, rates[name], segments, instances, classes, header)
 
 
 class _Lines:

@@ -8,6 +8,7 @@ allowed, under the names that old and new versions of numpy give them. Everythin
 import _codecs
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,12 +31,11 @@ def load_torch(path: str | Path) -> Any:
             and containers of them.
     """
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = re.search(r"(?:GLOBAL |but got <class ')([\w.]+)", str(error))
         if found is None:
-            raise InputError(path, "is no file of torch, or is damaged") from error
+            raise InputError(path, "is no file of torch that can be read safely, or is damaged") from error
         advice = "load it where you trust it, and save only the tensors in it with torch.save"
         problem = f"holds objects other than tensors ({found[1]}), which are never loaded; {advice}"
         raise InputError(path, problem) from error
@@ -44,6 +44,15 @@ def load_torch(path: str | Path) -> Any:
     except (EOFError, RuntimeError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(path, f"cannot be read as a file of torch ({reason})") from error
+
+
+def _load(path: str | Path) -> Any:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UnicodeDecodeError:  # Python 2 wrote it, for which texts were bytes
+            warnings.filterwarnings("ignore", message="pickle_load_args only works")  # `encoding` does
+            return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
 
 
 def _harmless() -> list[Allowed]:

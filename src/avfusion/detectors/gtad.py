@@ -96,6 +96,8 @@ class Options:
         hidden_1d: channels of the backbone.
         hidden_2d: channels of the maps before the last layer.
         hidden_3d: channels of a candidate after the projection of its slots.
+        kernel_2d: width of the two convolutions over the maps, an odd number; early code for ActivityNet
+            had 1.
         groups: of the convolutions inside of a graph layer, each 4 channels wide.
         attention: blocks of attention between the picture (the first stream) and the sound (the others);
             0 leaves the streams side by side.
@@ -122,6 +124,7 @@ class Options:
     hidden_1d: int = 256
     hidden_2d: int = 128
     hidden_3d: int = 512
+    kernel_2d: int = 3
     groups: int = 32
     attention: int = 0
     regression_weight: float = 1.0
@@ -133,10 +136,20 @@ class Options:
         least = {"temporal_scale": 2, "min_duration": 0, "sampling_ratio": 0, "attention": 0}
         for name in (
             *("temporal_scale", "max_duration", "min_duration", "skip", "sampling_ratio", "inner_slots"),
-            *("context_slots", "neighbours", "hidden_1d", "hidden_2d", "hidden_3d", "groups", "attention"),
+            *(
+                "context_slots",
+                "neighbours",
+                "hidden_1d",
+                "hidden_2d",
+                "hidden_3d",
+                "kernel_2d",
+                "groups",
+                "attention",
+            ),
         ):
             value, bound = getattr(self, name), least.get(name, 1)
             require(value >= bound, name, f"must be at least {bound}, not {value}")
+        require(self.kernel_2d % 2 == 1, "kernel_2d", f"must be odd, not {self.kernel_2d}")
         for name in ("regression_weight", "classification_weight"):
             require(getattr(self, name) >= 0, name, f"must not be negative, not {getattr(self, name)}")
         for name in ("max_duration", "neighbours"):
@@ -204,15 +217,16 @@ class Gtad(Detector[RankedProposals]):
         self.regu_s = nn.Sequential(layer(), nn.Conv1d(hidden, 1, 1), nn.Sigmoid())
         self.regu_e = nn.Sequential(layer(), nn.Conv1d(hidden, 1, 1), nn.Sigmoid())
         self.backbone2 = nn.Sequential(layer())
+        size = options.kernel_2d
         slots = options.inner_slots + (options.context_slots if options.style else 0)
         self.localization = nn.Sequential(
             nn.Conv2d(hidden * slots, deep, 1),
             nn.ReLU(),
             nn.Conv2d(deep, flat, 1),
             nn.ReLU(),
-            nn.Conv2d(flat, flat, 3, padding=1),
+            nn.Conv2d(flat, flat, size, padding=size // 2),
             nn.ReLU(),
-            nn.Conv2d(flat, flat, 3, padding=1),
+            nn.Conv2d(flat, flat, size, padding=size // 2),
             nn.ReLU(),
             nn.Conv2d(flat, 2, 1),
             nn.Sigmoid(),

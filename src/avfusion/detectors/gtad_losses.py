@@ -50,15 +50,12 @@ def node_loss(start: Tensor, end: Tensor, start_target: Tensor, end_target: Tens
         start, end: (B, T) in [0, 1], predicted.
         start_target, end_target: (B, T) in [0, 1].
     """
-    return sum(
-        (
-            balanced_cross_entropy(
-                predicted.float(), target > BOUNDARY, torch.ones_like(target, dtype=torch.bool)
-            )
-            for predicted, target in ((start, start_target), (end, end_target))
-        ),
-        start=start.new_zeros((), dtype=torch.float32),
-    )
+
+    def balanced(predicted: Tensor, target: Tensor) -> Tensor:
+        counted = torch.ones_like(target, dtype=torch.bool)
+        return balanced_cross_entropy(predicted.float(), target > BOUNDARY, counted)
+
+    return balanced(start, start_target) + balanced(end, end_target)
 
 
 def balanced_cross_entropy(

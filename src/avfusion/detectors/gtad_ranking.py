@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from avfusion.data.proposals import RankedProposals
-from avfusion.evaluation.segments import paired_iou
+from avfusion.ops import soft_nms1d
 from avfusion.options import require
 
+LEAST = float(np.nextafter(0, 1))  # score of a proposal: anything above 0
 Floats = NDArray[np.float64]
 
 
@@ -59,28 +61,24 @@ def soft_nms(
 
     Returns:
         indices (M,) in the order in which they went out, and the scores with which they did, falling.
+
+    Raises:
+        ValueError: a score or a bound is NaN.
     """
-    left = np.array(scores, dtype=np.float64)
-    left[~(left > 0)] = 0.0
-    remaining = len(left)
-    chosen: list[int] = []
-    gone: list[float] = []
-    while len(chosen) < count and remaining > (0 if return_last else 1):
-        best = int(left.argmax())
-        if left[best] <= 0:
-            break
-        chosen.append(best)
-        gone.append(float(left[best]))
-        left *= np.exp(-np.square(paired_iou(segments, segments[best])) / sigma)
-        left[best] = -1.0  # below all that are left, whatever becomes of them
-        remaining -= 1
-    return np.array(chosen, dtype=np.int64), np.array(gone, dtype=np.float64)
+    most = min(count, len(scores) if return_last else len(scores) - 1)
+    if most < 1:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    bounds, score = (
+        torch.from_numpy(np.ascontiguousarray(value, np.float64)) for value in (segments, scores)
+    )
+    found = soft_nms1d(bounds, score, sigma=sigma, min_score=LEAST, limit=most)
+    return found.kept.numpy(), found.scores.numpy()
 
 
-def suppress(proposals: RankedProposals, options: RankingOptions, count: int) -> RankedProposals:
-    """`soft_nms` of proposals, with the options of that name."""
-    kept, scores = soft_nms(proposals.segments, proposals.scores, options.sigma, count, options.return_last)
-    return RankedProposals(proposals.segments[kept], scores)
+def suppress(segments: Floats, scores: Floats, options: RankingOptions, count: int) -> RankedProposals:
+    """What `soft_nms` leaves of segments (N, 2) with scores (N,), `count` at most."""
+    kept, decayed = soft_nms(segments, scores, options.sigma, count, options.return_last)
+    return RankedProposals(segments[kept], decayed)
 
 
 def candidate_scores(maps: NDArray[np.float32], proposed: NDArray[np.bool_]) -> Floats:
@@ -105,9 +103,11 @@ def rank(
         if options.longest is not None:
             length = window[:, 1] - window[:, 0]
             score = np.where(length >= options.longest * snippet * (1 - 1e-9), 0.0, score)
-        parts.append(suppress(RankedProposals(window, score), options, options.per_window))
+        parts.append(suppress(window, score, options, options.per_window))
     union = join(parts)
-    return suppress(union, options, options.per_video) if len(union) > 1 else union
+    if len(union) < 2:  # published: a single proposal is kept as it is
+        return union
+    return suppress(union.segments, union.scores, options, options.per_video)
 
 
 def join(parts: Sequence[RankedProposals]) -> RankedProposals:

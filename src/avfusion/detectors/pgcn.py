@@ -359,7 +359,7 @@ class Pgcn(Detector[ProposalScores]):
         rows = torch.from_numpy(part_rows(rois, len(values.values), window)).to(device)
         parts = pool_parts(channels_first(values).to(device), rows)
         joined = self._attended(parts[:, 1], parts.flatten(1))
-        some = torch.from_numpy(graphs).to(device).split(GRAPHS_AT_ONCE)
+        some = on_device(graphs, device).split(GRAPHS_AT_ONCE)
         scores = [self._judge(*joined, chosen) for chosen in some]
         activity, completeness, shifts = (torch.cat(columns) for columns in zip(*scores, strict=True))
         shifts = shifts * self.reg_stats[1] + self.reg_stats[0]

@@ -21,14 +21,17 @@ from torch import Tensor
 from avfusion.backbones.i3d import pytorch_i3d_name
 from avfusion.backbones.weights import UNUSED, BackboneConfig, Layout, fit_state, save_state
 from avfusion.detectors import build_detector
+from avfusion.detectors.gtad import INPUT_GROUPS
 from avfusion.engine.checkpoint import Checkpoint, write_checkpoint
 from avfusion.engine.released import Released, read_released
 from avfusion.errors import InputError, known_names
-from avfusion.files import sha256
+from avfusion.files import atomic_path, sha256
 from avfusion.options import write_options
 
 AUDIO_WIDTH = 128  # of VGGish; sound is zero-padded to the picture, so that shapes do not tell it
 FIRST_CHANNELS = 64  # of the first layer of I3D and VGGish at their published width
+PCA_SHAPES = {"pca_eigen_vectors": (128, 128), "pca_means": (128,)}
+PUBLISHED_SLOTS = {32: (16, 16), 36: (32, 4), 16: (16, 0)}  # of G-TAD, tal-hmo, G-TAD of style 0
 UNKNOWN_SEED = -1
 State = Mapping[str, Tensor]
 logger = logging.getLogger("avfusion")
@@ -39,7 +42,7 @@ class Imported:
     """What became of a file.
 
     Attributes:
-        kind: muses, pgcn, gtad, i3d or vggish.
+        kind: muses, pgcn, gtad, i3d, vggish or vggish_pca.
         labels: classes of a detector, else empty.
         widths: channels of every stream of features that a detector takes, else empty.
         options: of the detector, or of the stream's backbone, that were read off or given.
@@ -104,8 +107,10 @@ def import_checkpoint(
     Args:
         source: written by ``torch.save``; nothing in it is executed.
         out: a checkpoint for a detector, a file of weights for a backbone; written whole or not at all.
-        kind: muses, pgcn, gtad, i3d, vggish; "auto" goes by the names in the file.
-        labels: names of the classes in the order of their numbers; None: class_1, class_2, ...
+        kind: muses, pgcn, gtad, i3d, vggish, or vggish_pca (the post-processor's parameters, which become
+            AudioSet's .npz); "auto" goes by the names in the file.
+        labels: names of the classes in the order of their numbers; None: class_1, class_2, ..., or action
+            for a detector that knows no classes.
         widths: channels of every stream of the features, as they will be given to `predict`; None: one
             stream, or with attention the picture and 128 channels of sound.
         options: of the detector by name, in place of what the shapes tell and of the published values.
@@ -151,7 +156,12 @@ def recognise(released: Released) -> str:
         if detector.mark in released.state:
             return kind
     names = {pytorch_i3d_name(name) for name in released.state}
-    for kind, mark in (("i3d", "Conv3d_1a_7x7.conv3d.weight"), ("vggish", "embeddings.0.weight")):
+    marks = {
+        "i3d": "Conv3d_1a_7x7.conv3d.weight",
+        "vggish": "embeddings.0.weight",
+        "vggish_pca": "pca_eigen_vectors",
+    }
+    for kind, mark in marks.items():
         if mark in names:
             return kind
     some = ", ".join(list(released.state)[:3])
@@ -174,6 +184,40 @@ def _muses(shapes: _Shapes) -> _Told:
     return _Told(options, (channels, AUDIO_WIDTH) if attention else (channels,), outputs - 1)
 
 
+def _pgcn(shapes: _Shapes) -> _Told:
+    channels, hidden = shapes.of("Act_GCN.gc1.weight", 2)
+    outputs = shapes.of("activity_fc.weight", 2)[0]
+    attention = int(f"U_v{channels}.0.weight" in shapes)
+    widths = (channels, AUDIO_WIDTH) if attention else (channels,)
+    return _Told({"hidden": hidden, "attention": attention}, widths, outputs - 1)
+
+
+def _gtad(shapes: _Shapes) -> _Told:
+    """The network knows no classes. Its slots could be divided in several ways: the published one is taken.
+
+    Windows and the longest candidate leave no trace in the shapes.
+    """
+    first, per_group = shapes.of("backbone1.0.weight", 3)[:2]
+    deep, aligned = shapes.of("localization.0.weight", 4)[:2]
+    grouped, group_width = shapes.of("backbone1.2.tconvs.2.weight", 3)[:2]
+    slots = aligned // first
+    inner, context = PUBLISHED_SLOTS.get(slots, (slots - slots // 2, slots // 2))
+    attention = int("U_v.0.weight" in shapes)
+    options = {
+        "style": 1 if context else 0,
+        "inner_slots": inner,
+        "hidden_1d": first,
+        "hidden_2d": shapes.of("localization.2.weight", 4)[0],
+        "hidden_3d": deep,
+        "groups": grouped // group_width,
+        "attention": attention,
+    }
+    if context:
+        options["context_slots"] = context
+    channels = per_group * INPUT_GROUPS
+    return _Told(options, (channels, AUDIO_WIDTH) if attention else (channels,), None)
+
+
 def _i3d(released: Released, out: str | Path) -> Imported:
     state = {pytorch_i3d_name(name): value for name, value in released.state.items()}
     renamed = any(name not in released.state for name in state)
@@ -192,8 +236,28 @@ def _vggish(released: Released, out: str | Path) -> Imported:
     return Imported("vggish", options={"width": config.width})
 
 
-DETECTORS = {"muses": _Kind("roi_head.activity_fc.weight", _muses, regresses=True)}
-BACKBONES: dict[str, Callable[[Released, str | Path], Imported]] = {"i3d": _i3d, "vggish": _vggish}
+def _vggish_pca(released: Released, out: str | Path) -> Imported:
+    shapes = _Shapes(released.state, released.source, "vggish_pca")
+    for name, wanted in PCA_SHAPES.items():
+        found = shapes.of(name, len(wanted))
+        if found != wanted:
+            raise InputError(released.source, f"has shape {found}, but VGGish wants {wanted}", name)
+    with atomic_path(out) as temporary, temporary.open("wb") as file:
+        vectors, means = (released.state[name].numpy() for name in PCA_SHAPES)
+        np.savez(file, pca_eigen_vectors=vectors, pca_means=means)
+    return Imported("vggish_pca")
+
+
+DETECTORS = {
+    "muses": _Kind("roi_head.activity_fc.weight", _muses, regresses=True),
+    "pgcn": _Kind("Act_GCN.gc1.weight", _pgcn, regresses=True),
+    "gtad": _Kind("backbone1.0.weight", _gtad, regresses=False),
+}
+BACKBONES: dict[str, Callable[[Released, str | Path], Imported]] = {
+    "i3d": _i3d,
+    "vggish": _vggish,
+    "vggish_pca": _vggish_pca,
+}
 
 
 def _save_backbone(released: Released, state: State, config: BackboneConfig, out: str | Path) -> None:
@@ -203,10 +267,11 @@ def _save_backbone(released: Released, state: State, config: BackboneConfig, out
 
 
 def _labels(released: Released, classes: int | None, labels: Sequence[str] | None) -> list[str]:
+    if labels is None and classes is None:
+        return ["action"]
     if labels is None:
-        count = 1 if classes is None else classes
         logger.warning("%s: its classes have no names; they are called class_1, ...", released.source)
-        return [f"class_{k}" for k in range(1, count + 1)]
+        return [f"class_{k}" for k in range(1, (classes or 0) + 1)]
     if classes is not None and len(labels) != classes:
         problem = f"has {classes} classes, but {len(labels)} labels are given: is it of another dataset?"
         raise InputError(released.source, problem)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from avfusion.backbones.weights import WRAPPERS
@@ -48,10 +50,15 @@ def read_released(path: str | Path) -> Released:
             break
     if not isinstance(content, Mapping) or not content:
         raise InputError(path, "holds no state dict (a table of names and tensors)")
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise InputError(path, f"is a {type(value).__name__}, not a tensor", str(name))
-    state = {str(name): value for name, value in content.items()}
+    state = {str(name): _tensor(path, str(name), value) for name, value in content.items()}
     while all(name.startswith(PREFIX) for name in state):
         state = {name.removeprefix(PREFIX): value for name, value in state.items()}
     return Released(state, entries, str(path))
+
+
+def _tensor(path: str | Path, name: str, value: Any) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise InputError(path, f"is a {type(value).__name__}, not a tensor", name)
+    return value

@@ -1,24 +1,26 @@
 """Features at the snippets of another time axis.
 
 Between the centres of its snippets a stream is taken to change linearly, and beyond its first and last centre
-to stay as it is. A snippet of the new axis gets the mean of that curve over ``max(S - s, 0)`` seconds around
-its centre, S and s being the new and the old stride. Therefore
+to stay as it is. A snippet of the new axis, whose cell is S seconds wide, gets the mean of that curve at the
+middles of n equal parts of its cell; n = ceil(S / s), s being the old stride. Therefore
 
-- the same axis gives the same features, to rounding;
-- a finer stream is averaged over the new cell: only snippets whose own cells overlap it count, those at its
-  edges half. Two cells to one give their mean;
-- a coarser stream is interpolated between its centres;
+- the same axis gives the same features;
+- a finer stream is averaged: no snippet whose centre is in the cell is passed over, and n snippets that fill
+  the cell give their mean;
+- a coarser stream is interpolated between its centres (n = 1);
 - what changes linearly in time (a ramp) comes back as the same line, whatever the strides and starts are.
 
 Windows (what a snippet sees) enter through their centres, and through the time that a stream covers.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avfusion.data.features import TimeAxis, VideoFeatures
 
-POINT = 1e-6  # of a stride: a span this short is a point
+ROUNDING = 1e-6  # of a part: strides that differ by less are the same
 
 
 def resample(features: VideoFeatures, axis: TimeAxis, count: int) -> NDArray[np.float32]:
@@ -30,14 +32,12 @@ def resample(features: VideoFeatures, axis: TimeAxis, count: int) -> NDArray[np.
     if not len(features.values):
         raise ValueError("features without snippets cannot be resampled")
     own = features.axis
-    centres = (axis.centres(count) - own.first) / own.stride
-    span = (axis.stride - own.stride) / own.stride
-    values = features.values.astype(np.float64)
-    if span < POINT:
-        result = _at(values, centres)
-    else:
-        result = (_integral(values, centres + span / 2) - _integral(values, centres - span / 2)) / span
-    return result.astype(np.float32)
+    parts = max(1, math.ceil(axis.stride / own.stride - ROUNDING))
+    middles = (np.arange(parts) - (parts - 1) / 2) * axis.stride / parts
+    seconds = axis.centres(count)[:, None] + middles
+    samples = _interpolated(features.values, (seconds.ravel() - own.first) / own.stride)
+    mean: NDArray[np.float64] = samples.reshape(count, parts, -1).mean(axis=1)
+    return mean.astype(np.float32)
 
 
 def covered(features: VideoFeatures, seconds: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -50,7 +50,7 @@ def covered(features: VideoFeatures, seconds: NDArray[np.float64]) -> NDArray[np
     return inside
 
 
-def _at(values: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _interpolated(values: NDArray[np.float32], positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """The curve at positions counted in snippets, (N, C)."""
     positions = positions.clip(0, len(values) - 1)
     before = np.floor(positions).astype(np.int64)
@@ -58,13 +58,3 @@ def _at(values: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[
     share = (positions - before)[:, None]
     result: NDArray[np.float64] = values[before] * (1 - share) + values[after] * share
     return result
-
-
-def _integral(values: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Integral of the curve from snippet 0 to positions counted in snippets, (N, C)."""
-    whole = np.concatenate([np.zeros_like(values[:1]), np.cumsum((values[1:] + values[:-1]) / 2, axis=0)])
-    inside = positions.clip(0, len(values) - 1)
-    before = np.floor(inside).astype(np.int64)
-    rest = (inside - before)[:, None] * (values[before] + _at(values, inside)) / 2
-    beyond = (positions - inside)[:, None] * _at(values, inside)
-    return whole[before] + rest + beyond

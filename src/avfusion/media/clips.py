@@ -19,7 +19,7 @@ from avfusion.data.features import TimeAxis
 from avfusion.errors import MediaError
 from avfusion.media.audio import Samples, cut_windows, read_blocks, resample_blocks
 from avfusion.media.decode import Image, Shown, TimeGrid, VideoReader, centre_crop
-from avfusion.media.flow import FLOW_METHODS, optical_flow, quantise
+from avfusion.media.flow import check_method, optical_flow, quantise
 from avfusion.media.probe import VideoInfo, too_much_missing
 from avfusion.media.snippets import TAL_HMO_WINDOW, AudioGeometry, SnippetGeometry, WindowBuffer
 
@@ -46,8 +46,8 @@ class VisualSource:
     run: int = 1
 
     def __post_init__(self) -> None:
-        if self.flow is not None and self.flow not in FLOW_METHODS:
-            raise ValueError(f"unknown flow method '{self.flow}', known are {', '.join(FLOW_METHODS)}")
+        if self.flow is not None:
+            check_method(self.flow)
 
 
 def visual_grid(info: VideoInfo, geometry: SnippetGeometry) -> tuple[TimeAxis, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avfusion.data.builder import Builder
+from avfusion.data.json_places import places
 from avfusion.data.tables import number, parse_json, read_text
 
 
@@ -19,8 +20,24 @@ def read(paths: Sequence[Path], build: Builder, options: Mapping[str, Any]) -> N
         InputError: it is no JSON, or not of this structure.
     """
     (path,) = paths
+    read_content(load(path, build), build)
+
+
+def load(path: Path, build: Builder) -> Any:
+    """The content of a JSON; `build` learns where in the file everything stands, if it wants to.
+
+    Raises:
+        InputError: it is no JSON.
+    """
     build.source = str(path)
-    read_content(parse_json(path, read_text(path)), build)
+    text = read_text(path)
+    content = parse_json(path, text)
+    if build.thorough:
+        found = places(text)
+        build.lines = found.lines
+        for place, line in found.repeated:
+            build.refuse(None, f"line {line}: the key '{place}' stands here a second time")
+    return content
 
 
 def read_content(content: Any, build: Builder) -> None:
@@ -44,7 +61,9 @@ def _video(video: str, value: Any, build: Builder) -> None:
         build.refuse(place, "must be an object with subset and annotations")
         return
     subset, rows = value.get("subset"), value.get("annotations")
-    if not isinstance(subset, str) or not subset:
+    if subset is None and not build.subset_needed:
+        subset = ""
+    elif not isinstance(subset, str) or not subset:
         build.refuse(f"{place}.subset", "must name the subset that the video is in")
         return
     build.video(f"{place}.subset", video, subset)

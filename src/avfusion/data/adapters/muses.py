@@ -15,7 +15,7 @@ from typing import Any
 
 from avfusion.data.adapters import activitynet
 from avfusion.data.builder import Builder
-from avfusion.data.tables import number, parse_json, read_text
+from avfusion.data.tables import number
 from avfusion.options import read_options, require
 
 CLASSES = 25
@@ -45,9 +45,8 @@ def read(paths: Sequence[Path], build: Builder, options: Mapping[str, Any]) -> N
         InputError: it is no JSON.
     """
     (path,) = paths
-    build.source = str(path)
     classes = read_options(MusesOptions, options, path, "annotations").classes
-    content = parse_json(path, read_text(path))
+    content = activitynet.load(path, build)
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
         for value in filter(_is_video, content["database"].values()):
             _translate(value, classes)
