@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avfusion.detectors import graphs
-from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours, relations
+from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, grow_many, neighbours, relations
 from avfusion.errors import InputError
 from avfusion.options import read_options
 
@@ -110,3 +110,22 @@ def test_no_proposals_make_no_graphs() -> None:
 def test_bad_options(changes: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_options(GraphOptions, changes, "config", "graph")
+
+
+def test_many_graphs_at_once_are_drawn_with_the_statistics_of_one_by_one() -> None:
+    rng = np.random.RandomState(0)
+    table = np.arange(600)[:, None] % 6 * 100 + np.arange(6)  # neighbour k of proposal n is 100 (n mod 6) + k
+    roots = np.repeat(np.arange(6), 3000)
+    many = grow_many(roots, table, 2, rng)
+    one = np.array([grow(int(root), table, 2, rng) for root in roots])
+    assert many.shape == one.shape == (18000, 7)
+    for drawn in (many, one):
+        np.testing.assert_array_equal(drawn[:, 0], roots)
+        for parent in range(3):  # children are neighbours of their parent, and differ
+            children = drawn[:, 1 + 2 * parent : 3 + 2 * parent]
+            assert (children // 100 == (drawn[:, parent] % 6)[:, None]).all()
+            assert (children[:, 0] != children[:, 1]).all()
+    pairs = [np.bincount(drawn[:, 3] % 100 * 6 + drawn[:, 4] % 100, minlength=36) for drawn in (many, one)]
+    for counts in pairs:  # 30 ordered pairs, 600 times each on average
+        assert np.count_nonzero(counts) == 30
+        np.testing.assert_allclose(counts[counts > 0], 600, atol=130)

@@ -31,7 +31,8 @@ def test_samples_drawn_at_once_are_those_of_one_draw_after_the_other() -> None:
     statistics = np.array([[0.1, -0.2], [0.5, 2.0]])
     videos = rng.randint(0, 50, 400)
     one, other = np.random.RandomState(7), np.random.RandomState(7)
-    table = PoolTable(pools, statistics, COUNTS).draw(videos, one)
+    pool_table = PoolTable(pools, statistics, COUNTS)
+    table = pool_table.at(pool_table.choose(videos, one))
     for k, video in enumerate(videos):
         wanted = draw_sample(pools[video], statistics, COUNTS, other)
         for name in ("rois", "kinds", "labels", "targets"):

@@ -64,7 +64,11 @@ class TrainingSet(ABC):
         """Example `index`, with what is random about it (such as the proposals chosen) drawn from `rng`."""
 
     def draw_many(self, indices: Sequence[int], rng: np.random.RandomState) -> Sequence[Any]:
-        """Several examples, as if drawn one after the other; to be overridden where it is faster at once."""
+        """Several examples, by default one `draw` after the other.
+
+        To be overridden where it is faster at once; the statistics must be those of `draw`, the numbers that
+        `rng` gives for them may be others.
+        """
         return [self.draw(index, rng) for index in indices]
 
 

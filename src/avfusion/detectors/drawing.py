@@ -63,12 +63,16 @@ class PoolTable:
         normalised[self._kinds != FOREGROUND] = 0
         self._targets = normalised.astype(np.float32)
 
-    def draw(self, videos: Ints, rng: np.random.RandomState) -> SampleTable:
-        """One sample from each of `videos` (G,), in this order, with replacement.
+    def choose(self, videos: Ints, rng: np.random.RandomState) -> Ints:
+        """Rows (G, P) of the table for one sample, with replacement, from each of `videos` (G,) in turn.
 
-        The numbers drawn from `rng` and the samples are those of one `draw_sample` after the other.
+        The numbers drawn from `rng` and the choice are those of one `draw_sample` after the other. Row r of a
+        video is its r-th proposal, foreground first, then incomplete, then background.
         """
-        chosen = self._begins[videos] + rng.randint(0, self._sizes[videos])
+        return self._begins[videos] + rng.randint(0, self._sizes[videos])
+
+    def at(self, chosen: Ints) -> SampleTable:
+        """The samples that consist of rows (G, P)."""
         return SampleTable(
             self._rois[chosen], self._kinds[chosen], self._labels[chosen], self._targets[chosen]
         )

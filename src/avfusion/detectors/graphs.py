@@ -114,6 +114,25 @@ def grow(root: int, table: Ints, children: int, rng: np.random.RandomState) -> l
     return nodes
 
 
+def grow_many(roots: Ints, table: Ints, children: int, rng: np.random.RandomState) -> Ints:
+    """Graphs around many proposals, (N, nodes): `grow` of all at once, with other numbers from `rng`.
+
+    Args:
+        roots: (N,), indices of proposals.
+        table: `neighbours` of all proposals, (M, K).
+        children: drawn per node.
+        rng: source of randomness.
+    """
+
+    def chosen(parents: Ints) -> Ints:
+        shuffled = rng.random_sample((len(parents), table.shape[1])).argsort(axis=1)
+        return np.take_along_axis(table[parents], shuffled[:, :children], axis=1)
+
+    first = chosen(roots)
+    second = chosen(first.ravel()).reshape(len(roots), children**2)
+    return np.concatenate([roots[:, None], first, second], axis=1)
+
+
 def grow_all(table: Ints, children: int, rng: np.random.RandomState) -> Ints:
     """A graph from every proposal in turn, (N, nodes)."""
     graphs = [grow(root, table, children, rng) for root in range(len(table))]

@@ -199,7 +199,7 @@ class MusesTrainingSet(TrainingSet):
 
     def draw_many(self, indices: Sequence[int], rng: np.random.RandomState) -> list[Example]:
         """Several videos with newly drawn proposals, by one look into the table."""
-        drawn = self._table.draw(np.repeat(np.asarray(indices), self._groups), rng)
+        drawn = self._table.at(self._table.choose(np.repeat(indices, self._groups), rng))
         parts = [drawn[i : i + self._groups] for i in range(0, len(drawn), self._groups)]
         return [Example(self._bank, k, part) for k, part in zip(indices, parts, strict=True)]
 

@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from avfusion.data.scores import ProposalScores
 from avfusion.detectors.base import Detector, TrainingSet, Video
-from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, neighbours
+from avfusion.detectors.drawing import PoolTable
+from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, grow_many, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.packing import fits_on, on_device
 from avfusion.detectors.parts import channels_first, part_rows, placed, pool_parts
@@ -192,6 +193,12 @@ class PgcnTrainingSet(TrainingSet):
         self._options = detector.options
         self._statistics = detector.reg_stats.numpy(force=True)
         self._neighbours = [neighbours(pool_segments(p), self._options.graph) for p in pools]
+        counts = self._options.sampling.counts
+        self._table = PoolTable(pools, self._statistics, counts)
+        sizes = np.array([len(table) for table in self._neighbours])
+        self._before = np.cumsum(sizes) - sizes
+        joined = zip(self._neighbours, self._before, strict=True)
+        self._all_neighbours = np.concatenate([table + before for table, before in joined])
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -211,6 +218,20 @@ class PgcnTrainingSet(TrainingSet):
         used, nodes = np.unique(np.array(graphs), return_inverse=True)
         rows, nodes = self._rows[index][used], nodes.reshape(len(graphs), -1)
         return Example(self._features[index], rows, nodes, sample_of(drawn, self._statistics))
+
+    def draw_many(self, indices: Sequence[int], rng: np.random.RandomState) -> list[Example]:
+        """Graphs around new proposals of several videos: first all proposals are drawn, then all graphs."""
+        chosen = self._table.choose(np.asarray(indices), rng)
+        samples = self._table.at(chosen)
+        grown = grow_many(chosen.ravel(), self._all_neighbours, self._options.graph.children, rng)
+        graphs = grown.reshape(*chosen.shape, -1) - self._before[indices][:, None, None]
+        examples = []
+        for k, index in enumerate(indices):
+            used, nodes = np.unique(graphs[k], return_inverse=True)
+            sample = Sample(samples.rois[k], samples.kinds[k], samples.labels[k], samples.targets[k])
+            rows = self._rows[index][used]
+            examples.append(Example(self._features[index], rows, nodes.reshape(graphs[k].shape), sample))
+        return examples
 
 
 def pool_segments(pools: VideoPools) -> Ints:
