@@ -24,6 +24,34 @@ rule windows:
         "../workflow/scripts/windows.py"
 
 
+rule listed_proposals:
+    input:
+        lambda wildcards: [
+            found
+            for path in option("proposals", "list")(wildcards)
+            for found in if_there(path)
+        ],
+        manifest="results/{dataset}/manifest.tsv",
+    output:
+        "results/{dataset}/proposals/list.h5",
+    log:
+        "logs/{dataset}/listed_proposals.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/listed_proposals.tsv"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        paths=option("proposals", "list"),
+        code=code("listed_proposals.py"),
+    script:
+        "../workflow/scripts/listed_proposals.py"
+
+
 rule propose:
     input:
         unpack(features_of),

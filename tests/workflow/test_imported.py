@@ -6,6 +6,7 @@ import shutil
 
 import h5py
 import numpy as np
+import pytest
 from snakemake_runs import Scratch
 
 DATASET = """
@@ -17,7 +18,7 @@ device: cpu
 streams:
   rgb: {features: {source: import, path: given/rgb, layout: CT, unit: seconds, stride: 0.5, window: 1}}
   audio: {features: {source: import, path: given/audio.h5, unit: video}}
-proposals: {windows: {lengths: [1.5, 2.5]}}
+proposals: {list: [given/train.txt, given/test.txt]}
 detectors:
   muses: {backbone_dims: [8, 8], hidden: 8, training: {epochs: 1, passes: 2, accumulate: 1}}
   gtad:
@@ -29,14 +30,32 @@ detectors:
     groups: 2
     classifier: linear
     training: {epochs: 1}
+  pgcn: {hidden: 8, training: {epochs: 1, passes: 2}}
 experiments:
   muses-rgb+audio-aligned-gtad:
+  pgcn-rgb-list:
   gtad-rgb+audio-aligned:
 """
 EXPERIMENTS = """
 gtad-rgb+audio-aligned: {detector: gtad, streams: [rgb, audio], fusion: aligned}
 muses-rgb+audio-aligned-gtad:
   {detector: muses, streams: [rgb, audio], fusion: aligned, proposals: gtad-rgb+audio-aligned}
+pgcn-rgb-list: {detector: pgcn, streams: [rgb], proposals: list}
+"""
+# One video of a proposal list: id, frames, a rate, instances, proposals (label, best IoU, overlap, start, end).
+LISTED = """# {index}
+{video}
+300
+1
+3
+1 50 100
+2 125 175
+3 200 250
+4
+1 0.9 0.9 52 98
+2 0.8 0.8 120 175
+0 0.2 0.5 90 110
+0 0.0 0.0 0 40
 """
 
 
@@ -59,14 +78,20 @@ def test_imported_features_lead_to_a_table(fresh: Scratch) -> None:
                 np.save(given / "rgb" / f"{name}.npy", rng.standard_normal((12, 24)).astype(np.float32))
             audio[name] = rng.standard_normal((10, 4)).astype(np.float32)
     (given / "annotations.json").write_text(json.dumps({"database": database}))
+    for name, videos in (("train", range(4)), ("test", range(4, 6))):
+        text = "".join(LISTED.format(index=k + 1, video=f"v{v}") for k, v in enumerate(videos))
+        (given / f"{name}.txt").write_text(text)
     fresh.run("--config", "default=[mine]")
     results = fresh.folder / "results" / "mine"
     with (results / "mAP.tsv").open() as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     assert [(row["experiment"], row["videos"]) for row in rows] == [
         ("muses-rgb+audio-aligned-gtad", "1/2"),
+        ("pgcn-rgb-list", "1/2"),
         ("gtad-rgb+audio-aligned", "1/2"),
     ]
+    with h5py.File(results / "proposals" / "list.h5") as file:
+        assert file["v4"][0].tolist() == pytest.approx([52 / 25, 98 / 25])
     with h5py.File(results / "features" / "rgb" / "0of2.h5") as file:
         assert file["rgb"]["v4"].shape == (24, 12)
         assert file["rgb"]["v4"].attrs["stride"] == 0.5
