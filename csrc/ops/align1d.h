@@ -20,7 +20,7 @@ struct AlignedRoi {
     const coord_t width = to - from > coord_t(1) ? to - from : coord_t(1);
     const coord_t longest = coord_t(1 << 24);
     // A NaN fails every comparison; one infinite bound fails the second or the third.
-    valid = to - from <= longest && from > -coord_t(1e30) && from < coord_t(1e30) && to > -coord_t(1e30);
+    valid = to - from <= longest && from > -coord_t(3e38) && from < coord_t(3e38) && to > -coord_t(3e38);
     size = width / static_cast<coord_t>(bins);
     count = sampling_ratio > 0 ? static_cast<coord_t>(sampling_ratio) : std::ceil(size);
   }
