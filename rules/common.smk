@@ -251,6 +251,11 @@ def training(wildcards):
     return option("detectors", experiment(wildcards)["detector"], "training")(wildcards)
 
 
+def released(wildcards):
+    """The released checkpoint of an experiment."""
+    return CONFIG.datasets[wildcards.dataset]["checkpoints"][wildcards.experiment]
+
+
 def board(wildcards):
     """Folder of the training's TensorBoard logs; None if they are not wanted."""
     place = f"{wildcards.dataset}/{wildcards.experiment}/seed{wildcards.seed}"

@@ -39,6 +39,44 @@ rule train:
         "../workflow/scripts/train.py"
 
 
+ruleorder: import_checkpoint > train
+
+
+rule import_checkpoint:
+    input:
+        lambda wildcards: if_there(released(wildcards)),
+        unpack(features_of),
+        annotations="results/{dataset}/annotations.json",
+    output:
+        checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
+    log:
+        "logs/{dataset}/import_checkpoint/{experiment}/seed{seed}.log",
+    benchmark:
+        "benchmarks/jobs/{dataset}/import_checkpoint/{experiment}/seed{seed}.tsv"
+    wildcard_constraints:
+        # Looking back, because whether there is a released checkpoint depends on the dataset as well.
+        experiment="|".join(
+            f"(?<=results/{re.escape(name)}/models/){re.escape(experiment)}"
+            for name, dataset in CONFIG.datasets.items()
+            for experiment in dataset["checkpoints"]
+        )
+        or one_of([]),
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        path=released,
+        experiment=experiment,
+        model=model,
+        missing_audio=option("missing_audio"),
+        code=code("import_checkpoint.py"),
+    script:
+        "../workflow/scripts/import_checkpoint.py"
+
+
 rule predict:
     input:
         unpack(features_of),

@@ -16,6 +16,7 @@ from avfusion.experiments import (
     WINDOWS,
     check_experiments,
     check_runs,
+    is_trained,
     proposal_source,
     trained_members,
 )
@@ -117,6 +118,8 @@ def describe(experiments: Mapping[str, Options], dataset: Options, name: str) ->
     if others := [source for source in sources if source not in (None, WINDOWS)]:
         notes.append("proposals: " + ", ".join("a list" if s == LIST else str(s) for s in others))
     control = any(experiments[member]["labels"] == "shuffled" for member in trained)
+    if released := [member for member in trained if member in dataset["checkpoints"]]:
+        notes.append(f"released weights: {', '.join(released)}")
     if control:
         notes.append("control: trained on other videos' annotations")
     if options["reference"] and options["reference_source"]:
@@ -178,6 +181,11 @@ def _check_dataset(dataset: Options, experiments: Mapping[str, Options], path: P
     for name in _tables(dataset).get("full.experiments", ()):
         if name in dataset["experiments"]:
             raise InputError(path, "stands among 'experiments' already", f"full.experiments.{name}")
+    for name in dataset["checkpoints"]:
+        trained = [key for key, value in experiments.items() if is_trained(value)]
+        if name not in trained:
+            problem = f"no experiment '{name}' trains a detector{known_names(name, trained)}"
+            raise InputError(path, problem, "checkpoints")
     _check_streams(dataset, path)
     rendered = dataset["media"]["source"] == "render"
     if not rendered and dataset["annotations"] is None:

@@ -153,6 +153,11 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
         ),
         ("annotations: annotations.json", "annotations: [", "is no valid YAML"),
         (
+            "experiments: {rgb: , both: }",
+            "experiments: {rgb: }\ncheckpoints: {both: file.pt}",
+            "checkpoints: no experiment 'both' trains a detector; known: rgb, audio",
+        ),
+        (
             "{windows: {lengths: [1, 2]}}",
             "{source: list}",
             "proposals.list: 'rgb' scores listed proposals: name the files",

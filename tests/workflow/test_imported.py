@@ -7,6 +7,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+import torch
 from snakemake_runs import Scratch
 
 DATASET = """
@@ -42,7 +43,7 @@ muses-rgb+audio-aligned-gtad:
   {detector: muses, streams: [rgb, audio], fusion: aligned, proposals: gtad-rgb+audio-aligned}
 pgcn-rgb-list: {detector: pgcn, streams: [rgb], proposals: list}
 """
-# One video of a proposal list: id, frames, a rate, instances, proposals (label, best IoU, overlap, start, end).
+# A video of a proposal list: id, frames, rate, instances, proposals (label, best IoU, overlap, start, end).
 LISTED = """# {index}
 {video}
 300
@@ -98,3 +99,29 @@ def test_imported_features_lead_to_a_table(fresh: Scratch) -> None:
     with h5py.File(results / "features" / "rgb" / "1of2.h5") as file:
         assert list(json.loads(file["rgb"].attrs["absent"])) == ["v5"]
     assert "What proposals find" in (results / "report.html").read_text()
+    check_released(fresh, rows)
+
+
+def check_released(scratch: Scratch, before: list[dict[str, str]]) -> None:
+    """The same detector, as somebody else would have released it, gives the same row without being trained."""
+    results = scratch.folder / "results" / "mine"
+    detections = results / "detections" / "pgcn-rgb-list" / "seed0.json"
+    found = detections.read_text()
+    trained = torch.load(results / "models" / "pgcn-rgb-list" / "seed0" / "checkpoint.pt", weights_only=True)
+    released = {
+        "epoch": 1,
+        "state_dict": {f"module.{name}": value for name, value in trained["state_dict"].items()},
+        "best_loss": 0.5,
+        "reg_stats": trained["reg_stats"],
+    }
+    torch.save(released, scratch.folder / "given" / "released.pth.tar")
+    dataset = scratch.folder / "config" / "datasets" / "mine.yaml"
+    dataset.write_text(f"{dataset.read_text()}checkpoints: {{pgcn-rgb-list: given/released.pth.tar}}\n")
+    output = scratch.run("--config", "default=[mine]")
+    assert "rule import_checkpoint:" in output and "rule train:" not in output
+    with (results / "mAP.tsv").open() as stream:
+        after = list(csv.DictReader(stream, delimiter="\t"))
+    assert detections.read_text() == found and '"score"' in found
+    notes = [row.pop("note") for row in after]
+    assert after == [{key: value for key, value in row.items() if key != "note"} for row in before]
+    assert notes[1] == "proposals: a list; released weights: pgcn-rgb-list"

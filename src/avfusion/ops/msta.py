@@ -56,7 +56,9 @@ def merge_branches(
     """
     taps = _check_branches(weights, kernel_sizes, units)
     reach = max(abs(tap) for offsets in taps for tap in offsets)
-    place = torch.tensor([tap + reach for offsets in taps for tap in offsets], device=weights[0].device)
+    place = torch.tensor([tap + reach for offsets in taps for tap in offsets])
+    if weights[0].is_cuda:  # a copy from other memory would wait for all that the device has still to do
+        place = place.pin_memory().to(weights[0].device, non_blocking=True)
     stacked = torch.cat([weight.squeeze(2) for weight in weights], dim=2)
     kernel = stacked.new_zeros(*stacked.shape[:2], 2 * reach + 1)
     return kernel.index_add(2, place, stacked)
