@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--peak", choices=["fused", "separate"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        getattr(Alignment(10, 32, 32, 4), options.peak)()  # threads and what the libraries keep for themselves
+        getattr(
+            Alignment(10, 32, 32, 4), options.peak
+        )()  # threads and what the libraries keep for themselves
         print_growth(getattr(Alignment(), options.peak))
         return
     is_there = options.detections.is_file()
