@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py [--shared FOLDER]
 
-Beside it: the same protocol row by row in Python and NumPy, measured here, and the ActivityNet toolkit's time as
-FOLDER/golden/evaluation/timing.json recorded it on two cores of another machine (the toolkit is not at hand).
+Beside it: the same protocol row by row in Python and NumPy, measured here, and the time of the ActivityNet
+toolkit as FOLDER/golden/evaluation/timing.json recorded it on two cores (the toolkit itself is not at hand).
 """
 
 import argparse
@@ -29,7 +29,9 @@ def run_command(detections: Path, annotations: Path) -> float:
     """Average mAP in per cent, as the command prints it, in a process of its own."""
     command = [sys.executable, "-m", "avfusion", "evaluate", str(detections)]
     command += ["--annotations", str(annotations), "--subset", "test"]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    printed = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     line = next(line for line in printed.stdout.splitlines() if line.startswith("mAP"))
     return float(line.split()[-1])
 
@@ -87,7 +89,8 @@ def main() -> None:
     folder = parser.parse_args().shared
     paths = folder / "thumos14" / "tal-hmo-detections.csv.gz", folder / "thumos14" / "annotations"
     if not paths[0].is_file():
-        raise SystemExit(f"evaluation.py needs {paths[0]}: name the folder with --shared or AVFUSION_SHARED")
+        print(f"left out: there is no {paths[0]}; name its folder with --shared or AVFUSION_SHARED")
+        return
     mine, plain = run_command(*paths), row_by_row(*paths)
     if abs(mine - plain) > 0.01:
         raise RuntimeError(f"avfusion evaluate finds {mine:.2f} % mAP, row by row it is {plain:.2f} %")

@@ -283,8 +283,11 @@ def suppression() -> Rows:
 
 def main() -> None:
     """Print the tables."""
-    if not torch.cuda.is_available() or not extension_status().cuda:
-        raise SystemExit(f"ops_cuda.py needs a CUDA device and the CUDA extension ({extension_status()})")
+    if not torch.cuda.is_available():
+        print("left out: there is no CUDA device")
+        return
+    if not extension_status().cuda:
+        raise SystemExit(f"ops_cuda.py needs the operators built for CUDA: {extension_status()}")
     vision = importlib.import_module("torchvision.ops")
     for title, measure in (
         ("msta_conv1d on CUDA", lambda: [*msta(vision, 1, 1000), *msta(vision, 16, 256)]),

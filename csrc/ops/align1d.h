@@ -37,9 +37,8 @@ struct AlignedRoi {
     const coord_t from = static_cast<coord_t>(step) - coord_t(1);
     const coord_t to = static_cast<coord_t>(step == frames - 1 ? frames : step + 1);
     coord_t sum = 0;
-    visit_between(bin, frames, from, to, [&](int64_t found, coord_t weight) {
-      sum += found == step ? weight : coord_t(0);
-    });
+    visit_between(bin, frames, from, to,
+                  [&](int64_t found, coord_t weight) { sum += found == step ? weight : coord_t(0); });
     return sum;
   }
 
@@ -70,7 +69,8 @@ struct AlignedRoi {
 
  private:
   template <typename Take>
-  C10_HOST_DEVICE void visit_between(int64_t bin, int64_t frames, coord_t from, coord_t to, const Take& take) const {
+  C10_HOST_DEVICE void visit_between(int64_t bin, int64_t frames, coord_t from, coord_t to,
+                                     const Take& take) const {
     if (!valid) {
       return;
     }
@@ -98,8 +98,8 @@ inline void check_align_rois(const at::Tensor& rois, int64_t columns, const at::
               rois.scalar_type());
   TORCH_CHECK(rois.device() == features.device(), "rois are on ", rois.device(), ", the features on ",
               features.device());
-  TORCH_CHECK(sampling_ratio >= 0 && sampling_ratio <= (1 << 24), "sampling_ratio must be from 0 to 2^24, not ",
-              sampling_ratio);
+  TORCH_CHECK(sampling_ratio >= 0 && sampling_ratio <= (1 << 24),
+              "sampling_ratio must be from 0 to 2^24, not ", sampling_ratio);
 }
 
 inline void check_align1d(const at::Tensor& features, const at::Tensor& rois, int64_t output_size,
@@ -111,8 +111,8 @@ inline void check_align1d(const at::Tensor& features, const at::Tensor& rois, in
   check_align_rois(rois, 3, features, sampling_ratio);
 }
 
-inline void check_align1d_backward(const at::Tensor& grad, const at::Tensor& rois, int64_t batch, int64_t frames,
-                                   int64_t sampling_ratio) {
+inline void check_align1d_backward(const at::Tensor& grad, const at::Tensor& rois, int64_t batch,
+                                   int64_t frames, int64_t sampling_ratio) {
   TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()) && grad.size(2) > 0,
               "grad must be floating point (rois, channels, bins > 0)");
   TORCH_CHECK(batch >= 0 && frames > 0, "batch and frames must be positive");

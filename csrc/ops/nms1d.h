@@ -12,7 +12,8 @@ namespace avfusion::ops {
 
 // tIoU of two segments; 0 for two that touch, or of which neither has a length.
 template <typename scalar_t>
-C10_HOST_DEVICE inline scalar_t overlap(scalar_t start, scalar_t stop, scalar_t other_start, scalar_t other_stop) {
+C10_HOST_DEVICE inline scalar_t overlap(scalar_t start, scalar_t stop, scalar_t other_start,
+                                        scalar_t other_stop) {
   const scalar_t end = stop < other_stop ? stop : other_stop;
   const scalar_t begin = start > other_start ? start : other_start;
   if (!(end > begin)) {
@@ -34,7 +35,8 @@ struct Decay {
     if (linear) {
       return overlap >= static_cast<scalar_t>(threshold) ? scalar_t(1) - overlap : scalar_t(1);
     }
-    return overlap > scalar_t(0) ? std::exp(-(overlap * overlap) / static_cast<scalar_t>(sigma)) : scalar_t(1);
+    return overlap > scalar_t(0) ? std::exp(-(overlap * overlap) / static_cast<scalar_t>(sigma))
+                                 : scalar_t(1);
   }
 };
 
@@ -45,7 +47,8 @@ inline void check_column(const at::Tensor& column, const at::Tensor& segments, c
               segments.device());
 }
 
-inline void check_segments(const at::Tensor& segments, const at::Tensor& groups, const char* name = "segments") {
+inline void check_segments(const at::Tensor& segments, const at::Tensor& groups,
+                           const char* name = "segments") {
   TORCH_CHECK(segments.dim() == 2 && segments.size(1) == 2, name, " must be (segments, 2): start and end");
   TORCH_CHECK(at::isFloatingType(segments.scalar_type()), name, " must be floating point, not ",
               segments.scalar_type());
@@ -62,7 +65,8 @@ inline void check_scores(const at::Tensor& scores, const at::Tensor& segments) {
 }
 
 inline Decay check_decay(const std::string& method, double threshold, double sigma, int64_t limit) {
-  TORCH_CHECK_VALUE(method == "linear" || method == "gaussian", "method must be linear or gaussian, not ", method);
+  TORCH_CHECK_VALUE(method == "linear" || method == "gaussian", "method must be linear or gaussian, not ",
+                    method);
   TORCH_CHECK_VALUE(sigma > 0, "sigma must be positive, not ", sigma);
   TORCH_CHECK_VALUE(limit >= 0, "limit must not be negative, not ", limit);
   return {method == "linear", threshold, sigma};

@@ -21,7 +21,8 @@ struct Roi {
   coord_t step;
 
   C10_HOST_DEVICE Roi(coord_t from, coord_t to, coord_t scale, int64_t bins)
-      : start(from * scale), step(((to + coord_t(1)) * scale - start) / static_cast<coord_t>(bins)) {}
+      : start(from * scale), step(((to + coord_t(1)) * scale - start) / static_cast<coord_t>(bins)) {
+  }
 
   C10_HOST_DEVICE bool malformed() const {
     return !(step > coord_t(0));
@@ -65,9 +66,9 @@ inline void check_roi_max_pool1d_backward(const at::Tensor& grad, const at::Tens
               "grad must be floating point (rois, channels, bins)");
   TORCH_CHECK(argmax.sizes() == grad.sizes() && argmax.scalar_type() == at::kLong,
               "argmax must be int64 and as large as grad");
-  TORCH_CHECK(batch_index.dim() == 1 && batch_index.size(0) == grad.size(0) &&
-                  batch_index.scalar_type() == at::kLong,
-              "batch_index must be int64, one for every roi");
+  TORCH_CHECK(
+      batch_index.dim() == 1 && batch_index.size(0) == grad.size(0) && batch_index.scalar_type() == at::kLong,
+      "batch_index must be int64, one for every roi");
   TORCH_CHECK(argmax.device() == grad.device() && batch_index.device() == grad.device(),
               "grad, argmax and batch_index must be on one device");
   TORCH_CHECK(batch >= 0 && frames >= 0, "batch and frames must not be negative");

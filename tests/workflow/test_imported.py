@@ -103,7 +103,7 @@ def test_imported_features_lead_to_a_table(fresh: Scratch) -> None:
 
 
 def check_released(scratch: Scratch, before: list[dict[str, str]]) -> None:
-    """The same detector, as somebody else would have released it, gives the same row without being trained."""
+    """The same detector, as somebody else would have released it, gives the same row without training."""
     results = scratch.folder / "results" / "mine"
     detections = results / "detections" / "pgcn-rgb-list" / "seed0.json"
     found = detections.read_text()

@@ -73,7 +73,8 @@ at::Tensor align1d_cpu(const at::Tensor& features, const at::Tensor& rois, int64
   const int64_t batch = features.size(0), channels = features.size(1), frames = features.size(2);
   const int64_t count = rois.size(0);
   const auto index = read_batch_index(rois, batch);
-  const auto input = features.to(sum_type(features)).transpose(1, 2).contiguous();  // (batch, frames, channels)
+  const auto input =
+      features.to(sum_type(features)).transpose(1, 2).contiguous();  // (batch, frames, channels)
   auto output = at::empty({count, channels, output_size}, input.options());
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "align1d_cpu", [&] {
     const auto regions = read_rois<scalar_t>(rois.narrow(1, 1, 2), output_size, sampling_ratio);
@@ -112,22 +113,23 @@ at::Tensor align1d_backward_cpu(const at::Tensor& grad, const at::Tensor& rois, 
     const scalar_t* from = grad_out.const_data_ptr<scalar_t>();
     scalar_t* to = grad_in.mutable_data_ptr<scalar_t>();
     // A thread has some channels of all rois: nobody else adds to them.
-    at::parallel_for(0, channels, std::max<int64_t>(16, grain(4 * count * bins)), [&](int64_t begin, int64_t end) {
-      Taps<scalar_t> taps;
-      const int64_t width = end - begin;
-      std::vector<scalar_t> row(width);
-      for (int64_t r = 0; r < count; ++r) {
-        const scalar_t* values = from + (r * channels + begin) * bins;
-        for (int64_t s = 0; s < bins; ++s) {
-          taps.clear();
-          append_taps(regions[r], s, frames, 1, index[r] * frames, taps);
-          for (int64_t c = 0; c < width; ++c) {
-            row[c] = values[c * bins + s];
-          }
-          scatter_row(to + begin, channels, taps.data(), taps.size(), width, row.data());
-        }
-      }
-    });
+    at::parallel_for(0, channels, std::max<int64_t>(16, grain(4 * count * bins)),
+                     [&](int64_t begin, int64_t end) {
+                       Taps<scalar_t> taps;
+                       const int64_t width = end - begin;
+                       std::vector<scalar_t> row(width);
+                       for (int64_t r = 0; r < count; ++r) {
+                         const scalar_t* values = from + (r * channels + begin) * bins;
+                         for (int64_t s = 0; s < bins; ++s) {
+                           taps.clear();
+                           append_taps(regions[r], s, frames, 1, index[r] * frames, taps);
+                           for (int64_t c = 0; c < width; ++c) {
+                             row[c] = values[c * bins + s];
+                           }
+                           scatter_row(to + begin, channels, taps.data(), taps.size(), width, row.data());
+                         }
+                       }
+                     });
   });
   return grad_in.transpose(1, 2).to(grad.scalar_type()).contiguous();
 }
@@ -135,7 +137,8 @@ at::Tensor align1d_backward_cpu(const at::Tensor& grad, const at::Tensor& rois, 
 at::Tensor sum_aligned1d_cpu(const at::Tensor& projected, const at::Tensor& rois, int64_t sampling_ratio) {
   check_sum_aligned1d(projected, rois, sampling_ratio);
   const auto input = projected.to(sum_type(projected)).contiguous();
-  const int64_t batch = input.size(0), frames = input.size(1), slots = input.size(2), channels = input.size(3);
+  const int64_t batch = input.size(0), frames = input.size(1), slots = input.size(2),
+                channels = input.size(3);
   const int64_t count = rois.size(0), video = frames * slots * channels;
   auto output = at::empty({batch, count, channels}, input.options());
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "sum_aligned1d_cpu", [&] {
@@ -159,8 +162,8 @@ at::Tensor sum_aligned1d_cpu(const at::Tensor& projected, const at::Tensor& rois
   return output.to(projected.scalar_type());
 }
 
-at::Tensor sum_aligned1d_backward_cpu(const at::Tensor& grad, const at::Tensor& rois, int64_t slots, int64_t frames,
-                                      int64_t sampling_ratio) {
+at::Tensor sum_aligned1d_backward_cpu(const at::Tensor& grad, const at::Tensor& rois, int64_t slots,
+                                      int64_t frames, int64_t sampling_ratio) {
   check_sum_aligned1d_backward(grad, rois, slots, frames, sampling_ratio);
   const auto grad_out = grad.to(sum_type(grad)).contiguous();
   const int64_t batch = grad.size(0), count = grad.size(1), channels = grad.size(2);

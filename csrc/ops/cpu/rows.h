@@ -19,12 +19,14 @@ struct Tap {
 };
 
 // out[j] = sum of taps[k].weight * rows[taps[k].row * stride + j] for j < width
-void gather_rows(const float* rows, int64_t stride, const Tap<float>* taps, int64_t count, int64_t width, float* out);
+void gather_rows(const float* rows, int64_t stride, const Tap<float>* taps, int64_t count, int64_t width,
+                 float* out);
 void gather_rows(const double* rows, int64_t stride, const Tap<double>* taps, int64_t count, int64_t width,
                  double* out);
 
 // rows[taps[k].row * stride + j] += taps[k].weight * in[j] for j < width
-void scatter_row(float* rows, int64_t stride, const Tap<float>* taps, int64_t count, int64_t width, const float* in);
+void scatter_row(float* rows, int64_t stride, const Tap<float>* taps, int64_t count, int64_t width,
+                 const float* in);
 void scatter_row(double* rows, int64_t stride, const Tap<double>* taps, int64_t count, int64_t width,
                  const double* in);
 

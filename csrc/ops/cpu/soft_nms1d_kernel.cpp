@@ -26,8 +26,8 @@ struct Candidate {
 // Takes the best candidate and decays the rest, until nothing is left or `limit` (if any) are taken. The
 // candidates keep their order, so that of equal scores the earlier is found. `take(index, score)` in order.
 template <typename scalar_t, typename Take>
-void suppress_softly(std::vector<Candidate<scalar_t>>& left, const Decay& decay, scalar_t min_score, int64_t limit,
-                     const Take& take) {
+void suppress_softly(std::vector<Candidate<scalar_t>>& left, const Decay& decay, scalar_t min_score,
+                     int64_t limit, const Take& take) {
   size_t best = 0;
   for (size_t i = 1; i < left.size(); ++i) {
     best = left[i].score > left[best].score ? i : best;
@@ -58,8 +58,9 @@ void suppress_softly(std::vector<Candidate<scalar_t>>& left, const Decay& decay,
 }
 
 std::tuple<at::Tensor, at::Tensor> soft_nms1d_cpu(const at::Tensor& segments, const at::Tensor& scores,
-                                                  const at::Tensor& groups, std::string method, double threshold,
-                                                  double sigma, double min_score, int64_t limit) {
+                                                  const at::Tensor& groups, std::string method,
+                                                  double threshold, double sigma, double min_score,
+                                                  int64_t limit) {
   check_segments(segments, groups);
   check_scores(scores, segments);
   const Decay decay = check_decay(method, threshold, sigma, limit);

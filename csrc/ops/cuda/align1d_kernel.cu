@@ -1,7 +1,7 @@
 // RoI alignment along time on CUDA, and the gather and sum of its fused form. No atomics: an output element
 // belongs to one thread, backward too, where a block looks for the rois that touch its step. Channels lie
-// innermost, so that a warp reads neighbouring ones. A roi that the CPU refuses gives NaN: to look at its values
-// on the host would wait for the device.
+// innermost, so that a warp reads neighbouring ones. A roi that the CPU refuses gives NaN: to look at its
+// values on the host would wait for the device.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -116,9 +116,9 @@ __global__ void align(const scalar_t* __restrict__ features, const acc_t* __rest
 
 // grad (rois, bins, channels) -> output (batch, frames, channels); a block per step and CHANNELS channels
 template <typename scalar_t, typename acc_t>
-__global__ void align_backward(const scalar_t* __restrict__ grad, const acc_t* __restrict__ rois, int64_t count,
-                               int64_t channels, int64_t frames, int64_t bins, int64_t sampling_ratio,
-                               scalar_t* __restrict__ output) {
+__global__ void align_backward(const scalar_t* __restrict__ grad, const acc_t* __restrict__ rois,
+                               int64_t count, int64_t channels, int64_t frames, int64_t bins,
+                               int64_t sampling_ratio, scalar_t* __restrict__ output) {
   __shared__ Found<acc_t> found;
   const int64_t step = blockIdx.x % frames, video = blockIdx.x / frames;
   const int64_t first = static_cast<int64_t>(blockIdx.y) * CHANNELS + threadIdx.x;
@@ -141,7 +141,8 @@ __global__ void align_backward(const scalar_t* __restrict__ grad, const acc_t* _
 #pragma unroll
   for (int k = 0; k < LANES; ++k) {
     if (first + k * THREADS < channels) {
-      output[static_cast<int64_t>(blockIdx.x) * channels + first + k * THREADS] = static_cast<scalar_t>(sum[k]);
+      output[static_cast<int64_t>(blockIdx.x) * channels + first + k * THREADS] =
+          static_cast<scalar_t>(sum[k]);
     }
   }
 }
@@ -149,9 +150,9 @@ __global__ void align_backward(const scalar_t* __restrict__ grad, const acc_t* _
 // projected (batch, frames, slots, channels) -> output (batch, rois, channels); a block per roi, video and
 // CHANNELS channels. Its threads place a sample each, and then all add the two rows of every sample.
 template <typename scalar_t, typename acc_t>
-__global__ void sum_aligned(const scalar_t* __restrict__ projected, const acc_t* __restrict__ rois, int64_t count,
-                            int64_t frames, int64_t slots, int64_t channels, int64_t sampling_ratio,
-                            scalar_t* __restrict__ output) {
+__global__ void sum_aligned(const scalar_t* __restrict__ projected, const acc_t* __restrict__ rois,
+                            int64_t count, int64_t frames, int64_t slots, int64_t channels,
+                            int64_t sampling_ratio, scalar_t* __restrict__ output) {
   __shared__ int64_t left_row[THREADS];
   __shared__ acc_t left_weight[THREADS], right_weight[THREADS];
   const int64_t a = blockIdx.x, video = blockIdx.y;
@@ -238,8 +239,8 @@ unsigned parts(int64_t channels) {
 // Grids have at most 2^31 - 1 blocks in x and 65535 in y and z.
 void check_grid(int64_t blocks, int64_t batch, int64_t channels) {
   TORCH_CHECK(blocks < (int64_t(1) << 31) && batch < 65536 && channels / CHANNELS < 65535,
-              "features or rois are too many for one call: ", blocks, " blocks, ", batch, " videos, ", channels,
-              " channels");
+              "features or rois are too many for one call: ", blocks, " blocks, ", batch, " videos, ",
+              channels, " channels");
 }
 
 at::Tensor table_of(const at::Tensor& rois, const at::Tensor& like) {
@@ -268,8 +269,8 @@ at::Tensor align1d_cuda(const at::Tensor& features, const at::Tensor& rois, int6
   return output;
 }
 
-at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois, int64_t batch, int64_t frames,
-                                 int64_t sampling_ratio) {
+at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois, int64_t batch,
+                                 int64_t frames, int64_t sampling_ratio) {
   check_align1d_backward(grad, rois, batch, frames, sampling_ratio);
   const c10::cuda::CUDAGuard guard(grad.device());
   const int64_t count = grad.size(0), channels = grad.size(1), bins = grad.size(2);
@@ -277,14 +278,15 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
   if (output.numel() > 0 && count > 0) {
     check_grid(batch * frames, 1, channels);
     const auto rows = grad.transpose(1, 2).contiguous(), table = table_of(rois, grad);
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, rows.scalar_type(), "align1d_backward_cuda", [&] {
-      using acc_t = at::opmath_type<scalar_t>;
-      const dim3 grid(static_cast<unsigned>(batch * frames), parts(channels));
-      align_backward<scalar_t, acc_t><<<grid, THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-          rows.const_data_ptr<scalar_t>(), table.const_data_ptr<acc_t>(), count, channels, frames, bins,
-          sampling_ratio, output.mutable_data_ptr<scalar_t>());
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
-    });
+    AT_DISPATCH_FLOATING_TYPES_AND2(
+        at::kHalf, at::kBFloat16, rows.scalar_type(), "align1d_backward_cuda", [&] {
+          using acc_t = at::opmath_type<scalar_t>;
+          const dim3 grid(static_cast<unsigned>(batch * frames), parts(channels));
+          align_backward<scalar_t, acc_t><<<grid, THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
+              rows.const_data_ptr<scalar_t>(), table.const_data_ptr<acc_t>(), count, channels, frames, bins,
+              sampling_ratio, output.mutable_data_ptr<scalar_t>());
+          C10_CUDA_KERNEL_LAUNCH_CHECK();
+        });
   }
   return output.transpose(1, 2).contiguous();
 }
@@ -293,7 +295,8 @@ at::Tensor sum_aligned1d_cuda(const at::Tensor& projected, const at::Tensor& roi
   check_sum_aligned1d(projected, rois, sampling_ratio);
   const c10::cuda::CUDAGuard guard(projected.device());
   const auto input = projected.contiguous();
-  const int64_t batch = input.size(0), frames = input.size(1), slots = input.size(2), channels = input.size(3);
+  const int64_t batch = input.size(0), frames = input.size(1), slots = input.size(2),
+                channels = input.size(3);
   const int64_t count = rois.size(0);
   auto output = at::empty({batch, count, channels}, input.options());
   if (output.numel() == 0) {

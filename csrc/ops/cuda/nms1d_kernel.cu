@@ -1,6 +1,7 @@
 // Temporal non-maximum suppression on CUDA, hard and soft, and voting: a block per group (video, class), all
-// groups in one call. Equal scores are decided as on the CPU (the earlier segment first), so that both keep the
-// same; the number that is kept has to be known on the host, so these operators wait for the device anyway.
+// groups in one call. Equal scores are decided as on the CPU (the earlier segment first), so that both keep
+// the same; the number that is kept has to be known on the host, so these operators wait for the device
+// anyway.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <c10/cuda/CUDAException.h>
@@ -18,9 +19,11 @@ namespace {
 
 constexpr int THREADS = 256;
 
-// Begin of every group in the sorted column, and its length at the end: group g is [bounds[g], bounds[g + 1]).
+// Begin of every group in the sorted column, and its length at the end: group g is [bounds[g], bounds[g +
+// 1]).
 at::Tensor group_bounds(const at::Tensor& sorted) {
-  const auto counts = std::get<2>(at::unique_consecutive(sorted, /*return_inverse=*/false, /*return_counts=*/true));
+  const auto counts =
+      std::get<2>(at::unique_consecutive(sorted, /*return_inverse=*/false, /*return_counts=*/true));
   return at::constant_pad_nd(counts.cumsum(0), {1, 0}).contiguous();
 }
 
@@ -52,7 +55,8 @@ struct Best {
   int64_t place;
 
   __device__ bool after(const Best& other) const {
-    return other.place >= 0 && (place < 0 || other.score > score || (other.score == score && other.place < place));
+    return other.place >= 0 &&
+           (place < 0 || other.score > score || (other.score == score && other.place < place));
   }
 };
 
@@ -75,7 +79,8 @@ __device__ Best<scalar_t> best_of_block(Best<scalar_t> mine, Best<scalar_t>* sha
 // taken with; it starts as NaN. `left` holds the scores, NaN for those that have gone.
 template <typename scalar_t>
 __global__ void suppress_softly(const scalar_t* __restrict__ segments, const int64_t* __restrict__ bounds,
-                                Decay decay, scalar_t min_score, int64_t limit, scalar_t* left, scalar_t* taken) {
+                                Decay decay, scalar_t min_score, int64_t limit, scalar_t* left,
+                                scalar_t* taken) {
   __shared__ Best<scalar_t> shared[THREADS];
   const int64_t begin = bounds[blockIdx.x], end = bounds[blockIdx.x + 1];
   Best<scalar_t> mine{scalar_t(0), -1};
@@ -156,8 +161,9 @@ at::Tensor nms1d_cuda(const at::Tensor& segments, const at::Tensor& scores, cons
 }
 
 std::tuple<at::Tensor, at::Tensor> soft_nms1d_cuda(const at::Tensor& segments, const at::Tensor& scores,
-                                                   const at::Tensor& groups, std::string method, double threshold,
-                                                   double sigma, double min_score, int64_t limit) {
+                                                   const at::Tensor& groups, std::string method,
+                                                   double threshold, double sigma, double min_score,
+                                                   int64_t limit) {
   check_segments(segments, groups);
   check_scores(scores, segments);
   const Decay decay = check_decay(method, threshold, sigma, limit);
@@ -204,9 +210,9 @@ at::Tensor vote1d_cuda(const at::Tensor& segments, const at::Tensor& groups, con
     const auto column = scores.to(type).index({order}).contiguous();
     AT_DISPATCH_FLOATING_TYPES(type, "vote1d_cuda", [&] {
       vote<scalar_t><<<(count + THREADS - 1) / THREADS, THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-          table.const_data_ptr<scalar_t>(), column.const_data_ptr<scalar_t>(), first.const_data_ptr<int64_t>(),
-          last.const_data_ptr<int64_t>(), count, static_cast<scalar_t>(threshold),
-          moved.mutable_data_ptr<scalar_t>());
+          table.const_data_ptr<scalar_t>(), column.const_data_ptr<scalar_t>(),
+          first.const_data_ptr<int64_t>(), last.const_data_ptr<int64_t>(), count,
+          static_cast<scalar_t>(threshold), moved.mutable_data_ptr<scalar_t>());
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     });
   }

@@ -1,6 +1,6 @@
-// RoI max pooling along time on CUDA, forward and backward. Channels lie innermost while it reads, so that a warp
-// reads one step of 32 channels at once and all its lanes agree on the bounds of a bin; a block takes some rois of
-// the same channels, which then stay in the L1 cache.
+// RoI max pooling along time on CUDA, forward and backward. Channels lie innermost while it reads, so that a
+// warp reads one step of 32 channels at once and all its lanes agree on the bounds of a bin; a block takes
+// some rois of the same channels, which then stay in the L1 cache.
 //
 // A roi of a video that is not there gives NaN: to look at its value on the host would wait for the device.
 #include <ATen/ATen.h>
@@ -52,7 +52,8 @@ __global__ void pool(const scalar_t* __restrict__ features, const coord_t* __res
   if (c >= channels) {
     return;
   }
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * ROIS, end = begin + ROIS < count ? begin + ROIS : count;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * ROIS,
+                end = begin + ROIS < count ? begin + ROIS : count;
   for (int64_t r = begin + threadIdx.y; r < end; r += WARPS) {
     const coord_t video = rois[3 * r];
     const bool missing = !(video > coord_t(-1) && video < static_cast<coord_t>(batch));
@@ -172,20 +173,23 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
   const bool ordered = at::globalContext().deterministicAlgorithms() || count <= FEW_ROIS * batch;
   const int64_t threads = ordered ? 64 : 256, work = ordered ? batch * channels : grad.numel();
   const int64_t blocks = std::min<int64_t>((work + threads - 1) / threads, ordered ? INT32_MAX : 1 << 16);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, from.scalar_type(), "roi_max_pool1d_backward_cuda", [&] {
-    using acc_t = at::opmath_type<scalar_t>;
-    const auto stream = c10::cuda::getCurrentCUDAStream();
-    if (ordered) {
-      add_in_order<scalar_t, acc_t><<<blocks, threads, 0, stream>>>(
-          from.const_data_ptr<scalar_t>(), where.const_data_ptr<int64_t>(), index.const_data_ptr<int64_t>(), count,
-          batch, channels, frames, bins, output.template mutable_data_ptr<acc_t>());
-    } else {
-      add_atomically<scalar_t, acc_t><<<blocks, threads, 0, stream>>>(
-          from.const_data_ptr<scalar_t>(), where.const_data_ptr<int64_t>(), index.const_data_ptr<int64_t>(),
-          grad.numel(), batch, channels, frames, bins, output.template mutable_data_ptr<acc_t>());
-    }
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  });
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, from.scalar_type(),
+                                  "roi_max_pool1d_backward_cuda", [&] {
+                                    using acc_t = at::opmath_type<scalar_t>;
+                                    const auto stream = c10::cuda::getCurrentCUDAStream();
+                                    if (ordered) {
+                                      add_in_order<scalar_t, acc_t><<<blocks, threads, 0, stream>>>(
+                                          from.const_data_ptr<scalar_t>(), where.const_data_ptr<int64_t>(),
+                                          index.const_data_ptr<int64_t>(), count, batch, channels, frames,
+                                          bins, output.template mutable_data_ptr<acc_t>());
+                                    } else {
+                                      add_atomically<scalar_t, acc_t><<<blocks, threads, 0, stream>>>(
+                                          from.const_data_ptr<scalar_t>(), where.const_data_ptr<int64_t>(),
+                                          index.const_data_ptr<int64_t>(), grad.numel(), batch, channels,
+                                          frames, bins, output.template mutable_data_ptr<acc_t>());
+                                    }
+                                    C10_CUDA_KERNEL_LAUNCH_CHECK();
+                                  });
   return output.to(grad.scalar_type());
 }
 

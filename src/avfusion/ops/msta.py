@@ -22,7 +22,7 @@ from torch.nn import functional
 
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
-SLICE = 32  # output channels at a time, so that their transformed kernels stay in the cache
+SLICE = 64  # output channels at a time, so that their transformed kernels stay in the cache
 LONG = 400  # steps of all videos from which transforming the kernel pays
 
 
