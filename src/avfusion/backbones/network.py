@@ -106,6 +106,8 @@ class Network:
             if self._cuda:
                 self._module = self._module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
                 self._windows = torch.compile(window_features, dynamic=False) if compiled else window_features
+        else:
+            self._module = self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module = self._module.to(self._device, self._dtype)
 
     def piece(self, values: NDArray[Any]) -> Tensor:

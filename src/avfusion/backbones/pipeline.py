@@ -4,6 +4,7 @@ Threads decode ahead while the network works (`avfusion.media.read_ahead`); snip
 several go through it together. Nothing that is held grows with the length of a video but its features.
 """
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
 VISUAL = ("rgb", "flow")
 MAX_WORKERS = 8
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # of malloc.h; bytes
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def extract(
 ) -> Iterator[str]:
     """Extract videos; gives the name of a stream for every snippet that is done, and calls `finish`."""
     meter = meter or Meter()
+    _map_large_blocks()
     networks = {c.name: _network(c, backbones[c.name].module, running, meter) for c in streams}
     batches: dict[str, list[_Piece]] = {config.name: [] for config in streams}
     sizes = {config.name: config.batch_size for config in streams}
@@ -174,6 +177,17 @@ def extract(
     finish_what_is_done()
     for network in networks.values():
         network.drain()
+
+
+def _map_large_blocks() -> None:
+    """Have glibc ask the system for every large block of memory, and give it back when it is freed.
+
+    By itself it raises the size from which it does so as blocks are freed; what threads then leave in each
+    other's heaps adds up over a long video to several times what is in use.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _network(config: StreamConfig, module: nn.Module, running: Running, meter: Meter) -> Network:
