@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def fetch_from_youtube(
         if index:
             time.sleep(options.pause * random.uniform(0.5, 1.5))
         try:
-            files[video] = _patiently(lambda video=video: client.fetch(video), options)  # type: ignore[misc]
+            files[video] = _patiently(partial(client.fetch, video), options)
             archive.append(video, OK)
         except _GoneError as error:
             gone[video] = str(error)
@@ -162,7 +163,8 @@ class _AwayError(Exception):
 
 def _patiently(fetch: Callable[[], Path], options: YoutubeOptions) -> Path:
     """Call `fetch` until it succeeds, fails for good, or has failed too often."""
-    for attempt in range(options.retries + 1):
+    attempt = 0
+    while True:
         try:
             return fetch()
         except _AwayError as error:
@@ -171,7 +173,7 @@ def _patiently(fetch: Callable[[], Path], options: YoutubeOptions) -> Path:
             seconds = options.wait * 2**attempt if error.retry_after is None else error.retry_after
             logger.warning("%s; next attempt in %.0f s", error, min(seconds, LONGEST_WAIT))
             time.sleep(min(seconds, LONGEST_WAIT))
-    raise AssertionError("unreachable")
+            attempt += 1
 
 
 class _Client:
