@@ -25,7 +25,7 @@ from avfusion.ops import (
     roi_max_pool1d,
 )
 from avfusion.ops._extension import register
-from avfusion.ops.msta import branch_taps
+from avfusion.ops.msta import LONG, branch_taps, convolve_tiles
 from avfusion.ops.nms import reference_nms1d
 from avfusion.ops.roi_pool import reference_roi_max_pool1d, reference_roi_max_pool1d_backward
 
@@ -315,6 +315,71 @@ def test_one_convolution_equals_gathering_for_every_branch() -> None:
                 if 0 <= t + tap < 13:
                     wanted[:, :, t] += features[:, :, t + tap] @ weight[:, :, 0, k].T
     torch.testing.assert_close(msta_conv1d(features, weights, biases, **MUSES_BRANCHES), wanted)
+
+
+@pytest.mark.parametrize(("batch", "outputs", "frames"), [(1, 5, 21), (2, 130, 45), (3, 4, 20), (2, 3, 1)])
+def test_convolving_over_frequencies_is_the_same(batch: int, outputs: int, frames: int) -> None:
+    """Output and every gradient, in float64."""
+    generator = torch.Generator().manual_seed(frames)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    features, weights = leaf(batch, 3, frames), [leaf(outputs, 3, 1, k) for k in (3, 9, 9, 9)]
+    biases = [torch.zeros(outputs, dtype=torch.float64) for _ in weights]
+    grad = torch.randn(batch, outputs, frames, generator=generator, dtype=torch.float64)
+    tiled = convolve_tiles(features, weights, **MUSES_BRANCHES)
+    direct = msta_conv1d(features, weights, biases, **MUSES_BRANCHES)
+    torch.testing.assert_close(tiled, direct)
+    leaves = [features, *weights]
+    for got, wanted in zip(
+        *(torch.autograd.grad(output, leaves, grad, retain_graph=True) for output in (tiled, direct)),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted)
+    constant = convolve_tiles(features.detach(), weights, **MUSES_BRANCHES)  # as in a first layer
+    for got, of in ((constant, tiled), (constant, direct)):
+        ours, theirs = (torch.autograd.grad(o, weights[1], grad, retain_graph=True)[0] for o in (got, of))
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_long_features_are_as_accurate_and_compile_without_graph_breaks() -> None:
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(1, 16, 2 * LONG, generator=generator)
+    weights = [torch.randn(8, 16, 1, k, generator=generator) for k in (3, 9, 9, 9)]
+    biases = [torch.randn(8, generator=generator) for _ in weights]
+
+    def layer(x: Tensor) -> Tensor:
+        return msta_conv1d(x, weights, biases, **MUSES_BRANCHES)
+
+    kernel = merge_branches([weight.double() for weight in weights], **MUSES_BRANCHES)
+    exact = torch.nn.functional.conv1d(features.double(), kernel, sum(biases).double(), padding=10)
+    assert (layer(features) - exact).abs().max() < 2e-6 * exact.abs().max()
+    assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(features), layer(features))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(features).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"features": torch.ones(3, 4)}, "features"),
+        ({"features": torch.ones(1, 3, 0)}, "features"),
+        ({"features": torch.ones(1, 3, 4).long()}, "features"),
+        ({"weights": []}, "weights"),
+        ({"weights": [torch.ones(2, 4, 1, 3)]}, "weights"),
+        ({"weights": [torch.ones(2, 3, 1, 3, device="meta")]}, "weights"),
+        ({"biases": [torch.ones(3)]}, "biases"),
+    ],
+)
+def test_bad_layers_are_named(changes: dict[str, Any], named: str) -> None:
+    good: dict[str, Any] = {
+        "features": torch.ones(1, 3, 4),
+        "weights": [torch.ones(2, 3, 1, 3)],
+        "biases": [torch.ones(2)],
+    }
+    with pytest.raises(ValueError, match=named):
+        msta_conv1d(**(good | changes), kernel_sizes=[(1, 3)], units=[3])
 
 
 def test_bad_kernels_are_refused() -> None:

@@ -94,8 +94,12 @@ def msta_conv1d(
     Returns:
         (B, O, T); differentiable in features, weights and biases.
 
+    Raises:
+        ValueError: shapes, types or numbers of branches that do not fit.
+
     Source: ``MSTALayer`` with fusion type "add" of the MUSES code (Liu et al., CVPR 2021, section 4.2).
     """
+    _check_layer(features, weights, biases)
     # Not stack and sum: its backward would give all branches one gradient in the same memory (torch 2.13),
     # and a second backward would add to it once per branch.
     bias = functools.reduce(torch.add, biases)
@@ -103,6 +107,24 @@ def msta_conv1d(
         return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
     kernel = merge_branches(weights, kernel_sizes, units)
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
+
+
+def _check_layer(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    if features.ndim != 3 or features.shape[2] == 0 or not features.is_floating_point():
+        raise ValueError(
+            f"features must be floating point (B, C, T > 0), not {features.dtype} {tuple(features.shape)}"
+        )
+    if not weights or len(weights) != len(biases):
+        raise ValueError(f"weights and biases must be one per branch, not {len(weights)} and {len(biases)}")
+    shape = (weights[0].shape[0], features.shape[1])
+    for weight, bias in zip(weights, biases, strict=True):
+        if weight.shape[:2] != shape or weight.device != features.device:
+            raise ValueError(
+                f"weights must be (O, {shape[1]}, 1, taps) on {features.device}, all with the same O, "
+                f"not {tuple(weight.shape)} on {weight.device}"
+            )
+        if bias.shape != shape[:1]:
+            raise ValueError(f"biases must be ({shape[0]},), not {tuple(bias.shape)}")
 
 
 def convolve_tiles(
