@@ -8,9 +8,13 @@ from pathlib import Path
 import avfusion.fingerprint
 import pytest
 import yaml
+from avfusion.experiments import members
 from avfusion.fingerprint import fingerprint, third_party
 from snakemake_runs import ROOT, Scratch
 
+# Scripts that build detectors, and those that handle what they propose.
+TRAINERS = {"train", "predict"}
+PROPOSERS = {"propose", "classify", "pool_proposals", "label_proposals"}
 SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
 # What a package is called by those who install it and by those who import it.
 DISTRIBUTIONS = {
@@ -41,7 +45,10 @@ def test_every_dataset_has_a_table_to_ask_for(shipped: Scratch, dataset: str) ->
     planned = jobs(shipped.run("--dry-run", f"results/{dataset}/mAP.tsv"))
     config = yaml.safe_load((ROOT / "config" / "datasets" / f"{dataset}.yaml").read_text())
     assert planned["table"] == 1
-    assert planned["extract_features"] == config["shards"] * len(config["streams"])
+    experiments = yaml.safe_load((ROOT / "config" / "experiments.yaml").read_text())
+    trained = {name for row in config["experiments"] for name in members(experiments, row)}
+    streams = {stream for name in trained for stream in experiments[name].get("streams", ())}
+    assert planned["extract_features"] == config["shards"] * len(streams)
     assert planned["evaluate"] == len(config["experiments"])
 
 
@@ -139,9 +146,10 @@ def test_scripts_are_short_and_their_environment_has_what_they_import(script: Pa
 @pytest.mark.parametrize(
     ("module", "users"),
     [
-        ("fusion/decision.py", {"fuse_scores"}),
-        ("data/proposals.py", {"windows", "train", "predict"}),
+        ("fusion/decision.py", {"fuse_scores", "pool_scores"}),
+        ("data/proposals.py", {"windows", "listed_proposals", *PROPOSERS, *TRAINERS, "recall"}),
         ("engine/postprocess.py", {"detections"}),
+        ("engine/ranking.py", PROPOSERS - {"propose"}),
         ("evaluation/mean_ap.py", {"evaluate", "report"}),
         ("media/decode.py", {"extract_features", "train_backbone"}),
     ],
@@ -157,7 +165,7 @@ def test_the_fingerprints_of_exactly_those_scripts_move_that_use_a_module(
     changed = {name for name in before if before[name] != after[name]}
     # A detector may come to use any part of the package; the others must not run for nothing.
     assert changed >= users
-    assert changed - users <= {"train", "predict"}
+    assert changed - users <= TRAINERS | PROPOSERS | {"import_checkpoint"}
 
 
 def test_every_rule_says_what_a_job_of_it_needs() -> None:
