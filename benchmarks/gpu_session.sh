@@ -27,13 +27,13 @@ export AVFUSION_BUILD=cuda
 tests=(tests/unit/test_ops_cuda.py)
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$out/device.log" 2>&1
-step build 240 python setup.py build_ext --inplace
-step tests 120 python -m pytest -q -p no:cacheprovider -m gpu "${tests[@]}"
+step build 200 python setup.py build_ext --inplace
+step tests 90 python -m pytest -q -p no:cacheprovider -m gpu "${tests[@]}"
 if command -v compute-sanitizer >/dev/null; then
-  step sanitizer 120 compute-sanitizer --error-exitcode 3 \
-    python -m pytest -q -p no:cacheprovider -m gpu -k "sanitizer" "${tests[@]}"
+  step sanitizer 90 compute-sanitizer --error-exitcode 3 \
+    python -m pytest -q -p no:cacheprovider -m gpu -k "sanitizer and (dtype0 or fuzz)" "${tests[@]}"
 else
   echo "== sanitizer: no compute-sanitizer on this machine"
 fi
-LINES_SHOWN=80 step benchmark 240 python benchmarks/ops_cuda.py
+LINES_SHOWN=80 step benchmark 200 python benchmarks/ops_cuda.py
 exit $failed

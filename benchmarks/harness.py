@@ -27,10 +27,15 @@ def median_seconds(run: Callable[[], Any], repeat: int = 5, warm_up: int = 1) ->
     return statistics.median(taken)
 
 
-def median_gpu_seconds(run: Callable[[], Any], repeat: int = 20, warm_up: int = 5, inner: int = 5) -> float:
-    """Median seconds per call on the GPU: events around `inner` calls, `repeat` times."""
-    for _ in range(warm_up):
-        run()
+def median_gpu_seconds(run: Callable[[], Any], budget: float = 2.0) -> float:
+    """Median seconds per call on the GPU: events around some calls, as often as `budget` seconds allow."""
+    run()  # compiles, tunes and allocates
+    torch.cuda.synchronize()
+    begin_s = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    calls = budget / (time.perf_counter() - begin_s)
+    inner, repeat = (5, 20) if calls >= 100 else (1, max(3, min(20, int(calls))))
     taken = []
     for _ in range(repeat):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

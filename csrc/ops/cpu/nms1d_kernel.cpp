@@ -39,28 +39,43 @@ at::Tensor nms1d_cpu(const at::Tensor& segments, const at::Tensor& scores, const
   check_segments(segments, groups);
   check_scores(scores, segments);
   const int64_t count = segments.size(0);
-  const auto by_score = at::argsort(scores, /*stable=*/true, /*dim=*/0, /*descending=*/true);
-  const auto by_group = at::argsort(groups.index({by_score}), /*stable=*/true, /*dim=*/0);
-  const auto order = by_score.index({by_group});
-  const auto sorted_groups = groups.index({order}).contiguous();
   const auto type = segment_type(segments);
-  const auto sorted = segments.to(type).index({order}).t().contiguous();
-
-  const auto bounds = run_bounds(sorted_groups);
-  auto kept = at::ones({count}, at::kByte);
+  const auto by_group = at::argsort(groups, /*stable=*/true, /*dim=*/0).contiguous();
+  const auto bounds = run_bounds(groups.index({by_group}).contiguous());
+  const auto table = segments.to(type).contiguous(), column = scores.to(at::kDouble).contiguous();
+  auto kept = at::zeros({count}, at::kBool);
   AT_DISPATCH_FLOATING_TYPES(type, "nms1d_cpu", [&] {
-    const scalar_t* start = sorted.const_data_ptr<scalar_t>();
-    uint8_t* flags = kept.mutable_data_ptr<uint8_t>();
+    const scalar_t* segment = table.const_data_ptr<scalar_t>();
+    const double* score = column.const_data_ptr<double>();
+    const int64_t* row = by_group.const_data_ptr<int64_t>();
+    bool* flags = kept.mutable_data_ptr<bool>();
     at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> order;
+      std::vector<scalar_t> start, stop;
+      std::vector<uint8_t> left;
       for (int64_t g = begin; g < end; ++g) {
-        suppress(start, start + count, bounds[g], bounds[g + 1], threshold, flags);
+        order.assign(row + bounds[g], row + bounds[g + 1]);
+        std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
+          return score[i] > score[j] || (score[i] == score[j] && i < j);
+        });
+        const int64_t size = static_cast<int64_t>(order.size());
+        start.resize(size);
+        stop.resize(size);
+        for (int64_t i = 0; i < size; ++i) {
+          start[i] = segment[2 * order[i]];
+          stop[i] = segment[2 * order[i] + 1];
+        }
+        left.assign(size, 1);
+        suppress(start.data(), stop.data(), 0, size, threshold, left.data());
+        for (int64_t i = 0; i < size; ++i) {
+          flags[order[i]] = left[i] != 0;
+        }
       }
     });
   });
-  // Back to the order of the scores over all groups.
-  auto flags = at::empty({count}, at::kBool);
-  flags.index_put_({order}, kept.to(at::kBool));
-  return by_score.index({flags.index({by_score})});
+  const auto indices = at::nonzero(kept).select(1, 0);
+  return indices.index(
+      {at::argsort(scores.index({indices}), /*stable=*/true, /*dim=*/0, /*descending=*/true)});
 }
 
 }  // namespace

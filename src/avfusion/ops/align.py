@@ -216,7 +216,10 @@ def reference_sum_aligned1d(projected: Tensor, rois: Tensor, sampling_ratio: int
     row, step, value = sampling_matrix(rois.to(wide), slots, sampling_ratio, frames)
     flat = projected.permute(1, 2, 0, 3).reshape(frames * slots, batch * outputs).to(wide)
     summed = _apply(row // slots, step * slots + row % slots, value, (count, frames * slots), flat)
-    return summed.reshape(count, batch, outputs).transpose(0, 1).to(projected.dtype).contiguous()
+    by_video = summed.reshape(count, batch, outputs).transpose(0, 1).to(projected.dtype)
+    return by_video.clone(
+        memory_format=torch.contiguous_format
+    )  # no view, so that the bias can be added in place
 
 
 def reference_sum_aligned1d_backward(

@@ -60,16 +60,16 @@ def check_segments(segments: Tensor, scores: Tensor, groups: Tensor | None, name
     return groups.long()
 
 
-def refuse_nan(segments: Tensor, scores: Tensor) -> None:
+def refuse_nan(**arguments: Tensor) -> None:
     """What the references do about values that have no order."""
-    for name, values in (("segments", segments), ("scores", scores)):
+    for name, values in arguments.items():
         if values.isnan().any():
             raise ValueError(f"{name} must not be NaN")
 
 
 def reference_nms1d(segments: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """`nms1d` in plain torch: every round keeps the best that is left of every group."""
-    refuse_nan(segments, scores)
+    refuse_nan(segments=segments, scores=scores)
     segments = segments if segments.dtype == torch.float64 else segments.float()
     by_score = torch.argsort(scores, stable=True, descending=True)
     order = by_score[torch.argsort(groups[by_score], stable=True)]

@@ -150,7 +150,7 @@ def reference_soft_nms1d(
     limit: int,
 ) -> tuple[Tensor, Tensor]:
     """`soft_nms1d` in plain torch: every round takes the best that is left of every group."""
-    refuse_nan(segments, scores)
+    refuse_nan(segments=segments, scores=scores)
     wide = _wide(segments)
     left = _wide(scores).to(wide.dtype).clone()
     names, group = torch.unique(groups, return_inverse=True)
@@ -184,8 +184,7 @@ def reference_vote1d(
     segments: Tensor, groups: Tensor, voters: Tensor, scores: Tensor, voter_groups: Tensor, threshold: float
 ) -> Tensor:
     """`vote1d` in plain torch, group after group."""
-    refuse_nan(segments, scores)
-    refuse_nan(voters, scores)
+    refuse_nan(segments=segments, voters=voters, scores=scores)
     moved = _wide(segments).clone()
     wide, weights = _wide(voters), _wide(scores).to(moved.dtype)
     for name in torch.unique(groups):
