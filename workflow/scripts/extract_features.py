@@ -17,5 +17,5 @@ with job(snakemake.log[0], snakemake.params.threads):
         running = Running(str(choose_device(params.device)), params.threads, **params.get("running", {}))
         config = stream_config(stream, params.streams)
         expected = params.streams[stream].get("weights_sha256")
-    backbone = ready_backbone(config, params.weights, running.device, expected)
+        backbone = ready_backbone(config, params.weights, running.device, expected)
         extract_shard(rows, [config], {stream: backbone}, snakemake.output[0], running)
