@@ -69,6 +69,16 @@ def test_variable_rate_goes_by_time_stamps(tmp_path: Path) -> None:
     assert times[:16] == pytest.approx(np.arange(16) / 10)
 
 
+def test_variable_rate_late_start_and_b_frames_together(tmp_path: Path) -> None:
+    """Pictures that begin late, are reordered, and stand for different times, beside sound from zero on."""
+    shown = 0.5 + np.cumsum([0, *([0.04, 0.08, 0.12] * 8)])
+    path = write_video(tmp_path / "a.mp4", shown, rate=25, b_frames=3, sound=tone(3.0))
+    times, frames = _numbers(path, fps=25)
+    assert times[0] == pytest.approx(0.5, abs=1e-3)
+    expected = [int(np.searchsorted(shown, time + 2e-3, side="right")) - 1 for time in times]
+    assert frames == [number % 20 for number in expected]
+
+
 def test_b_frames_come_in_the_order_shown(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", np.arange(19) / 25, b_frames=3)
     assert _numbers(path)[1] == list(range(19))
@@ -121,7 +131,11 @@ def test_turned_video_is_turned(tmp_path: Path) -> None:
     _write_bright_left(path)
     upright = next(read_frames(path))[1]
     assert upright.shape == (HEIGHT, WIDTH, 3)
-    for degrees, expected in ((90, np.rot90(upright, -1)), (180, np.rot90(upright, 2))):
+    for degrees, expected in (
+        (90, np.rot90(upright, -1)),
+        (180, np.rot90(upright, 2)),
+        (270, np.rot90(upright)),
+    ):
         _write_bright_left(path)
         turned = next(read_frames(turn(path, degrees)))[1]
         assert np.array_equal(turned, expected)

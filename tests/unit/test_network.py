@@ -226,6 +226,8 @@ def test_presets() -> None:
 
 @pytest.mark.gpu
 def test_cuda_in_every_precision(videos: list[Path], backbones: dict[str, Backbone]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     config = StreamConfig("rgb", SMALL, FRAMES)
     expected = values(videos[3], config, backbones["rgb"])
     for precision, tolerance in (("float32", 1e-4), ("tf32", 5e-3), ("bfloat16", 1e-2)):
