@@ -11,6 +11,7 @@ sys.path[:0] = [str(SOURCES), str(Path(workflow.basedir) / "workflow")]
 search = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH")]))
 os.environ.update(PYTHONPATH=search, AVFUSION_PARENT=str(os.getpid()))
 
+from avfusion.backbones.published import FILES, PREFIX, local_path
 from avfusion.config import describe, describe_stream, load_workflow
 from avfusion.config import runs as table_runs
 from avfusion.data.streams import SOUND, is_sound
@@ -212,18 +213,27 @@ def weights(wildcards):
     value = option("streams", "{stream}", "weights")(wildcards)
     # All streams of sound hear with one backbone.
     kind = SOUND if is_sound(wildcards.stream) else wildcards.stream
-    return (
-        f"results/{wildcards.dataset}/backbones/{kind}.pt"
-        if value == "trained"
-        else value
-    )
+    if value == "trained":
+        return f"results/{wildcards.dataset}/backbones/{kind}.pt"
+    return CONVERTED.get(value, value)
 
 
-def weights_file(wildcards):
-    """The file of a stream's weights, if it is made by a rule or there already."""
+# What AudioSet published for TensorFlow is converted before it is used.
+CONVERTED = {"published:vggish_tensorflow": "resources/weights/vggish_model.pt"}
+
+
+def weights_files(wildcards):
+    """The files behind a stream's weights that a rule makes, or that are there already."""
     stream = option("streams", "{stream}")(wildcards)
-    path = weights(wildcards)
-    return path if stream["weights"] == "trained" else if_there(path)
+    found = []
+    for given in (stream["weights"], stream.get("pca")):
+        if given == "trained" or given in CONVERTED:
+            found.append(weights(wildcards))
+        elif given and given.startswith(PREFIX):
+            found.append(local_path(given))
+        else:
+            found += if_there(given)
+    return found
 
 
 def stream_options(wildcards):

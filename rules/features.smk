@@ -1,6 +1,51 @@
 # From media (or what somebody has made of them) to features, per stream and shard. The backbones of the demo are trained here as well.
 
 
+rule fetch_weights:
+    output:
+        "resources/weights/{file}",
+    log:
+        "logs/fetch_weights/{file}.log",
+    benchmark:
+        "benchmarks/jobs/fetch_weights/{file}.tsv"
+    wildcard_constraints:
+        file=one_of([file.name for file in FILES.values()]),
+    localrule: True
+    conda:
+        "../envs/torch.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=120,
+        downloads=1,
+    params:
+        code=code("fetch_weights.py"),
+    script:
+        "../workflow/scripts/fetch_weights.py"
+
+
+rule convert_vggish:
+    input:
+        "resources/weights/vggish_model.ckpt",
+    output:
+        "resources/weights/vggish_model.pt",
+    log:
+        "logs/convert_vggish.log",
+    benchmark:
+        "benchmarks/jobs/convert_vggish.tsv"
+    localrule: True
+    conda:
+        "../envs/tensorflow.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code("convert_vggish.py"),
+    script:
+        "../workflow/scripts/convert_vggish.py"
+
+
 rule train_backbone:
     input:
         manifest="results/{dataset}/manifest.tsv",
@@ -33,7 +78,7 @@ rule train_backbone:
 
 rule extract_features:
     input:
-        weights=weights_file,
+        weights=weights_files,
         manifest="results/{dataset}/manifest/{shard}.tsv",
     output:
         "results/{dataset}/features/{stream}/{shard}.h5",
@@ -53,6 +98,7 @@ rule extract_features:
         weights=weights,
         device=option("device"),
         threads=option("threads", "features"),
+        running=option("extraction"),
         code=code("extract_features.py"),
     script:
         "../workflow/scripts/extract_features.py"

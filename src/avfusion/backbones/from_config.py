@@ -37,7 +37,7 @@ def stream_config(name: str, streams: Mapping[str, Mapping[str, Any]]) -> Stream
             "i3d", CHANNELS[name], options["width"], options["endpoint"], options["layout"]
         )
     pca = options.get("pca")
-    post = PostProcessing.read(pca, options.get("pca_rounding", "nearest")) if pca else None
+    post = PostProcessing.read(local_path(pca), options.get("pca_rounding", "nearest")) if pca else None
     return StreamConfig(name, backbone, geometry, options.get("flow"), options["batch_size"], post)
 
 
