@@ -23,6 +23,7 @@ from avfusion.experiments import (
 from avfusion.schema import complete, read_yaml
 
 Options = dict[str, Any]
+WEIGHTS = "weights"  # the folder in resources/ of what belongs to no dataset
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class WorkflowConfig:
         if len(parts) < 3 or parts[0] not in ("results", "resources"):
             return
         place, dataset = parts[2], parts[1]
+        if (parts[0], dataset) == ("resources", WEIGHTS):
+            return
         if dataset not in self.datasets:
             file = Path(self.options["datasets"]) / f"{dataset}.yaml"
             problem = f"there is no dataset '{dataset}', as {file} does not exist"
@@ -90,6 +93,8 @@ def load_workflow(
     schema = read_yaml(schemas / "dataset.schema.yaml")
     datasets = {}
     for path in sorted(folder.glob("*.yaml")):
+        if path.stem == WEIGHTS:
+            raise InputError(path, f"resources/{WEIGHTS} is for weights; give the dataset another name")
         datasets[path.stem] = complete(read_yaml(path), schema, path)
         _check_dataset(datasets[path.stem], experiments, path)
     for index, name in enumerate(checked["default"]):

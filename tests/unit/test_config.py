@@ -324,6 +324,7 @@ def test_targets_that_no_file_describes(folder: Folder, path: str, message: str)
         "results/clips/mAP.tsv",
         "results/clips/scores/both/seed0.h5",
         "results/clips/backbones/rgb.pt",
+        "resources/weights/rgb_imagenet.pt",
         "all",
         "-n",
         "results",
@@ -331,6 +332,14 @@ def test_targets_that_no_file_describes(folder: Folder, path: str, message: str)
 )
 def test_targets_that_are_described(folder: Folder, path: str) -> None:
     folder.load().check_path(path)
+
+
+def test_a_dataset_is_not_named_as_the_folder_of_weights(folder: Folder) -> None:
+    folder.write("datasets/weights.yaml", DATASET)
+    with pytest.raises(
+        InputError, match=r"weights\.yaml: resources/weights is for weights; give the dataset"
+    ):
+        folder.load()
 
 
 def test_members_are_listed_once_before_what_is_made_of_them() -> None:
