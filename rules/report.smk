@@ -4,6 +4,7 @@
 rule table:
     input:
         evaluations=evaluations_of,
+        manifest="results/{dataset}/manifest.tsv",
     output:
         report(
             "results/{dataset}/mAP{table}.tsv",
@@ -24,6 +25,8 @@ rule table:
         runtime=10,
     params:
         rows=table_rows,
+        subset=option("subsets", "test"),
+        missing_audio=option("missing_audio"),
         code=code("table.py"),
     script:
         "../workflow/scripts/table.py"
@@ -32,6 +35,7 @@ rule table:
 rule report:
     input:
         evaluations=evaluations_of,
+        manifest="results/{dataset}/manifest.tsv",
         detections=first_detections_of,
         recalls=recalls_of,
         annotations="results/{dataset}/annotations.json",
@@ -56,6 +60,7 @@ rule report:
     params:
         rows=table_rows,
         subset=option("subsets", "test"),
+        missing_audio=option("missing_audio"),
         title=title,
         note=report_note,
         facts=facts,

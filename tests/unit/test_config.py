@@ -336,9 +336,7 @@ def test_targets_that_are_described(folder: Folder, path: str) -> None:
 
 def test_a_dataset_is_not_named_as_the_folder_of_weights(folder: Folder) -> None:
     folder.write("datasets/weights.yaml", DATASET)
-    with pytest.raises(
-        InputError, match=r"weights\.yaml: resources/weights is for weights; give the dataset"
-    ):
+    with pytest.raises(InputError, match=r"weights\.yaml: resources/weights is for weights; give"):
         folder.load()
 
 

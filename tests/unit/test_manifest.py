@@ -9,6 +9,7 @@ from avfusion.data.annotations import Annotations, VideoAnnotation
 from avfusion.data.manifest import (
     COLUMNS,
     ManifestRow,
+    count_silent,
     read_manifest,
     rows_of_annotations,
     shard_of,
@@ -77,6 +78,18 @@ def test_shards_divide_the_rows() -> None:
     assert {len(shard) for shard in shards} == {2, 3}
     with pytest.raises(ValueError, match="no shard 4 of 4"):
         shard_of(rows, 4, 4)
+
+
+def test_silent_videos_are_counted(tmp_path: Path) -> None:
+    rows = [
+        ManifestRow("heard", "test", "a.mp4", has_audio=True),
+        ManifestRow("silent", "test", "b.mp4"),
+        ManifestRow("broken", "test", "c.mp4", status="empty"),
+        ManifestRow("unknown", "test", ""),
+        ManifestRow("elsewhere", "train", "d.mp4"),
+    ]
+    write_manifest(tmp_path / "m.tsv", rows)
+    assert count_silent(tmp_path / "m.tsv", "test") == (1, 3)
 
 
 def test_videos_without_media_are_as_long_as_the_annotations_say() -> None:

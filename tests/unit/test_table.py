@@ -8,7 +8,7 @@ from report_files import GOOD, POOR, TIOU, write_files
 
 import avfusion
 from avfusion.errors import InputError
-from avfusion.report.results import ResultRow, load_results
+from avfusion.report.results import ResultRow, load_results, tell_of_silence
 from avfusion.report.table import format_table, write_table
 
 
@@ -37,6 +37,13 @@ def test_a_row_has_percent_per_threshold_and_says_what_it_was_measured_on(tmp_pa
     ]
     protocol = "3 instances of 2 classes in 3 videos of 'test', time in seconds, AP over all points"
     assert (first["protocol"], first["version"]) == (protocol, avfusion.__version__)
+
+
+def test_rows_that_listen_tell_of_silent_videos(tmp_path: Path) -> None:
+    files = write_files(tmp_path, rgb=[POOR], rgb_audio=[GOOD])
+    seen, heard = tell_of_silence([files.rows[0], replace(files.rows[1], note="x")], 1, 3, "drop")
+    assert (seen.note, heard.note) == ("", "x; 1 of 3 test videos have no sound: left out")
+    assert tell_of_silence(files.rows, 0, 3, "zeros") == files.rows
 
 
 def test_several_seeds_give_mean_and_spread(tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ def rows_of_annotations(annotations: Annotations, subsets: Iterable[str]) -> lis
     ]
 
 
+def count_silent(path: str | Path, subset: str) -> tuple[int, int]:
+    """How many videos of a subset can be used and have no sound, and how many can be used.
+
+    Videos without media, of which nobody knows, count as heard.
+    """
+    usable = [row for row in read_manifest(path) if row.ok and row.subset == subset]
+    return sum(bool(row.path) and not row.has_audio for row in usable), len(usable)
+
+
 def shard_of(rows: list[ManifestRow], shard: int, shards: int) -> list[ManifestRow]:
     """Rows of one of `shards` shards: every `shards`-th row, beginning with row `shard`."""
     if not 0 <= shard < shards:

@@ -1,15 +1,18 @@
 """What was measured of each experiment: its evaluations (one per seed) read, checked and averaged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from avfusion.data.streams import is_sound
 from avfusion.data.tables import parse_json, read_text
 from avfusion.errors import InputError
+
+SILENCE = {"drop": "left out", "zeros": "taken as silent", "mask": "taken as silent, and marked"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,26 @@ class Result:
     def level(self, tiou: float) -> int:
         """Index of the threshold nearest to `tiou`."""
         return int(np.abs(np.subtract(self.tiou, tiou)).argmin())
+
+
+def tell_of_silence(rows: Sequence[ResultRow], silent: int, videos: int, policy: str) -> list[ResultRow]:
+    """The rows, with a note in those that listen of how many test videos have no sound, and what became of them.
+
+    Args:
+        rows: the experiments.
+        silent: number of test videos that can be used and have no sound.
+        videos: number of test videos that can be used.
+        policy: ``missing_audio`` of the dataset.
+    """
+    if not silent:
+        return list(rows)
+    told = f"{silent} of {videos} test videos have no sound: {SILENCE[policy]}"
+    return [
+        replace(row, note="; ".join(filter(None, (row.note, told))))
+        if any(map(is_sound, row.streams))
+        else row
+        for row in rows
+    ]
 
 
 def load_results(rows: Sequence[ResultRow]) -> list[Result]:
