@@ -95,7 +95,7 @@ class Result:
 
 
 def tell_of_silence(rows: Sequence[ResultRow], silent: int, videos: int, policy: str) -> list[ResultRow]:
-    """The rows, with a note in those that listen of how many test videos have no sound, and what became of them.
+    """The rows; those that listen note how many test videos have no sound, and what became of them.
 
     Args:
         rows: the experiments.
