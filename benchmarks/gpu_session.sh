@@ -31,7 +31,7 @@ step build 200 python setup.py build_ext --inplace
 step tests 90 python -m pytest -q -p no:cacheprovider -m gpu "${tests[@]}"
 if command -v compute-sanitizer >/dev/null; then
   step sanitizer 90 compute-sanitizer --error-exitcode 3 \
-    python -m pytest -q -p no:cacheprovider -m gpu -k "sanitizer and (dtype0 or fuzz)" "${tests[@]}"
+    python3 -m pytest -q -p no:cacheprovider -m gpu -k "sanitizer and (dtype0 or fuzz)" "${tests[@]}"
 else
   echo "== sanitizer: no compute-sanitizer on this machine"
 fi

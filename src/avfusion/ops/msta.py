@@ -22,8 +22,9 @@ from torch.nn import functional
 
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
-SLICE = 64  # output channels at a time, so that their transformed kernels stay in the cache
+SLICE = 64  # output channels at a time on the CPU, so that their transformed kernels stay in the cache
 LONG = 400  # steps of all videos from which transforming the kernel pays
+ALIGNED = 8  # numbers that rows of a product are a multiple of, as tensor cores want them
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -105,6 +106,13 @@ def msta_conv1d(
     bias = functools.reduce(torch.add, biases)
     if _tiles_pay(features):
         return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
+    if features.is_cuda and features.ndim == 3:
+        if torch.is_autocast_enabled("cuda"):
+            features = features.to(torch.get_autocast_dtype("cuda"))
+        with torch.autocast("cuda", enabled=False):
+            return convolve_products(features, weights, kernel_sizes, units) + bias[:, None].to(
+                features.dtype
+            )
     kernel = merge_branches(weights, kernel_sizes, units)
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
 
@@ -136,15 +144,36 @@ def convolve_tiles(
     return summed
 
 
+def convolve_products(
+    features: Tensor, weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
+) -> Tensor:
+    """`msta_conv1d` without biases, as one product with all taps, whatever the device; not under autocast."""
+    taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
+    summed: Tensor = _ProductConvolution.apply(features, taps, *weights)
+    return summed
+
+
 def _tiles_pay(features: Tensor) -> bool:
-    """Whether to convolve over frequencies: long features in full precision on the CPU."""
+    """Whether to convolve over frequencies: long features in full precision."""
+    device = features.device.type
     return (
-        features.device.type == "cpu"
+        device in ("cpu", "cuda")
         and features.dtype in (torch.float32, torch.float64)
         and features.ndim == 3
         and features.shape[0] * features.shape[2] >= LONG
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled(device)
+        and not (
+            device == "cuda"
+            and features.dtype == torch.float32
+            and torch.get_float32_matmul_precision() != "highest"
+        )
     )
+
+
+def _to_device(matrix: Tensor, like: Tensor) -> Tensor:
+    """A small matrix in the type and on the device of another tensor, without waiting for the device."""
+    typed = matrix.to(like.dtype)
+    return typed.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else typed
 
 
 def _transforms(taps: Sequence[int], reach: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -173,7 +202,17 @@ def _transforms(taps: Sequence[int], reach: int, like: Tensor) -> tuple[Tensor, 
     kernel_to_planes = torch.cat([ends, cosine, sine, cosine + sine])
     cosine, sine, ends = waves(place[:TILE])
     to_outputs = torch.cat([ends, 2 * (cosine + sine), 2 * (sine - cosine), -2 * sine]) / steps
-    return to_planes.to(like), kernel_to_planes.to(like), to_outputs.T.to(like)
+    return (
+        _to_device(to_planes, like),
+        _to_device(kernel_to_planes, like),
+        _to_device(to_outputs.T.contiguous(), like),
+    )
+
+
+def _slices(outputs: int, like: Tensor) -> list[slice]:
+    """Output channels to treat together: a GPU takes all, which costs it memory and saves launches."""
+    size = max(1, outputs) if like.is_cuda else SLICE
+    return [slice(begin, begin + size) for begin in range(0, outputs, size)]
 
 
 def _stack(weights: Sequence[Tensor], outputs: slice) -> Tensor:
@@ -197,7 +236,7 @@ class _TiledConvolution(torch.autograd.Function):
         cut = padded.unfold(2, TILE + 2 * reach, TILE).permute(3, 0, 2, 1).reshape(to_planes.shape[1], -1)
         planes = torch.mm(to_planes, cut).reshape(-1, batch * tiles, channels)
         summed = features.new_empty(TILE, batch * tiles, outputs)
-        for some in (slice(begin, begin + SLICE) for begin in range(0, outputs, SLICE)):
+        for some in _slices(outputs, features):
             kernel = torch.mm(kernel_to_planes, _stack(weights, some).t()).reshape(len(planes), -1, channels)
             products = torch.bmm(planes, kernel.transpose(1, 2)).reshape(len(planes), -1)
             summed[:, :, some] = torch.mm(to_outputs, products).reshape(TILE, batch * tiles, -1)
@@ -217,7 +256,7 @@ class _TiledConvolution(torch.autograd.Function):
         cut = padded.reshape(ctx.batch, outputs, tiles, TILE).permute(3, 0, 2, 1).reshape(TILE, -1, outputs)
         grad_planes = torch.zeros_like(planes) if ctx.needs_input_grad[0] else None
         grad_weights = [torch.empty_like(weight) for weight in weights]
-        for some in (slice(begin, begin + SLICE) for begin in range(0, outputs, SLICE)):
+        for some in _slices(outputs, grad):
             part = torch.mm(to_outputs.t(), cut[:, :, some].reshape(TILE, -1))
             part = part.reshape(len(planes), planes.shape[1], -1)
             if grad_planes is not None:
@@ -242,3 +281,63 @@ class _TiledConvolution(torch.autograd.Function):
         )
         steps = steps.reshape(ctx.batch, channels, -1)[:, :, reach : reach + ctx.frames]
         return steps, None, *grad_weights
+
+
+def _places(taps: Sequence[int], reach: int, like: Tensor) -> Tensor:
+    """Matrix (2 reach + 1, taps) that adds up the branches to the merged kernel, last tap first."""
+    place = torch.zeros(2 * reach + 1, len(taps))
+    for column, tap in enumerate(taps):
+        place[reach - tap, column] = 1
+    return _to_device(place, like)
+
+
+class _ProductConvolution(torch.autograd.Function):
+    """Sum of the branches without bias, (B, O, T), as one product of the merged kernel with the features.
+
+    The videos lie in one row per channel, `reach` zeros before each and after the last. The product has a row
+    per output channel and tap; the output adds up the rows of a channel, each shifted by its tap. Backward,
+    the gradient is laid out like the product, so that both gradients are one product each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, taps: Sequence[int], *weights: Tensor) -> Tensor:
+        batch, channels, frames = features.shape
+        outputs, reach = weights[0].shape[0], max(abs(tap) for tap in taps)
+        pitch, span = frames + reach, 2 * reach + 1
+        length = -(-(reach + batch * pitch) // ALIGNED) * ALIGNED
+        row = features.new_zeros(channels, length)
+        row.as_strided((batch, channels, frames), (pitch, length, 1), reach).copy_(features)
+        stacked = torch.cat([weight.squeeze(2) for weight in weights], 2)
+        place = _places(taps, reach, stacked).expand(outputs, -1, -1)
+        kernel = torch.bmm(place, stacked.transpose(1, 2)).to(features.dtype)  # (O, taps, C)
+        product = torch.mm(kernel.reshape(-1, channels), row)
+        shifted = product.as_strided(
+            (span, batch, outputs, frames), (length - 1, pitch, span * length, 1), 2 * reach
+        )
+        ctx.save_for_backward(row, kernel)
+        ctx.taps, ctx.shape = taps, features.shape
+        ctx.widths, ctx.dtype = [weight.shape[3] for weight in weights], weights[0].dtype
+        return shifted.sum(0).contiguous()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        row, kernel = ctx.saved_tensors
+        outputs, span, channels = kernel.shape
+        batch, _, frames = ctx.shape
+        reach, length, pitch = span // 2, row.shape[1], frames + span // 2
+        width = 2 * reach + length
+        padded = grad.new_zeros(outputs, width)
+        padded.as_strided((batch, outputs, frames), (pitch, width, 1), 2 * reach).copy_(grad)
+        spread = padded.as_strided((outputs, span, length), (width, 1, 1)).reshape(-1, length)
+        grad_features = None
+        if ctx.needs_input_grad[0]:
+            grad_row = torch.mm(kernel.reshape(-1, channels).t(), spread)
+            grad_features = grad_row.as_strided(
+                (batch, channels, frames), (pitch, length, 1), reach
+            ).contiguous()
+        grad_kernel = torch.mm(spread, row.t()).reshape(outputs, span, channels).to(ctx.dtype)
+        place = _places(ctx.taps, reach, grad_kernel).expand(outputs, -1, -1)
+        grad_stack = torch.bmm(grad_kernel.transpose(1, 2), place)  # (O, C, taps of all branches)
+        parts = grad_stack.split(ctx.widths, 2)
+        return grad_features, None, *(part.unsqueeze(2).contiguous() for part in parts)
