@@ -6,9 +6,10 @@ unit); the published code does this with a deformable convolution whose offsets 
 the sum of several branches is one convolution whose kernel is the sum of theirs. For the four branches of
 MUSES (1x3 over 3; 3x3 over 3, 6, 9) these are exactly the taps -10 to 10.
 
-On the CPU long features are convolved over frequencies, where 21 multiplications per output are 3: tiles of
-40 steps and the kernel are transformed (a discrete Fourier transform in real numbers, a complex product being
-three real ones), multiplied, and transformed back. All of it is matrix products, and so are the gradients.
+Long features in full precision are convolved over frequencies, where 21 multiplications per output are 3:
+tiles of 40 steps and the kernel are transformed (a discrete Fourier transform in real numbers, a complex
+product being three real ones), multiplied, and transformed back. All of it is matrix products, and so are the
+gradients.
 """
 
 import functools
@@ -23,8 +24,7 @@ from torch.nn import functional
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 SLICE = 64  # output channels at a time on the CPU, so that their transformed kernels stay in the cache
-LONG = 400  # steps of all videos from which transforming the kernel pays
-ALIGNED = 8  # numbers that rows of a product are a multiple of, as tensor cores want them
+LONG = {"cpu": 400, "cuda": 2000}  # steps of all videos from which transforming the kernel pays
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -106,13 +106,6 @@ def msta_conv1d(
     bias = functools.reduce(torch.add, biases)
     if _tiles_pay(features):
         return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
-    if features.is_cuda and features.ndim == 3:
-        if torch.is_autocast_enabled("cuda"):
-            features = features.to(torch.get_autocast_dtype("cuda"))
-        with torch.autocast("cuda", enabled=False):
-            return convolve_products(features, weights, kernel_sizes, units) + bias[:, None].to(
-                features.dtype
-            )
     kernel = merge_branches(weights, kernel_sizes, units)
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
 
@@ -144,30 +137,15 @@ def convolve_tiles(
     return summed
 
 
-def convolve_products(
-    features: Tensor, weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
-) -> Tensor:
-    """`msta_conv1d` without biases, as one product with all taps, whatever the device; not under autocast."""
-    taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
-    summed: Tensor = _ProductConvolution.apply(features, taps, *weights)
-    return summed
-
-
 def _tiles_pay(features: Tensor) -> bool:
-    """Whether to convolve over frequencies: long features in full precision."""
+    """Whether to convolve over frequencies: long features in full precision (cuDNN is faster in TF32)."""
     device = features.device.type
-    return (
-        device in ("cpu", "cuda")
-        and features.dtype in (torch.float32, torch.float64)
-        and features.ndim == 3
-        and features.shape[0] * features.shape[2] >= LONG
-        and not torch.is_autocast_enabled(device)
-        and not (
-            device == "cuda"
-            and features.dtype == torch.float32
-            and torch.get_float32_matmul_precision() != "highest"
-        )
-    )
+    if features.ndim != 3 or features.dtype not in (torch.float32, torch.float64):
+        return False
+    if device == "cuda" and torch.backends.cudnn.allow_tf32 and features.dtype == torch.float32:
+        return False
+    long = features.shape[0] * features.shape[2] >= LONG.get(device, math.inf)
+    return long and not torch.is_autocast_enabled(device)
 
 
 def _to_device(matrix: Tensor, like: Tensor) -> Tensor:
@@ -281,63 +259,3 @@ class _TiledConvolution(torch.autograd.Function):
         )
         steps = steps.reshape(ctx.batch, channels, -1)[:, :, reach : reach + ctx.frames]
         return steps, None, *grad_weights
-
-
-def _places(taps: Sequence[int], reach: int, like: Tensor) -> Tensor:
-    """Matrix (2 reach + 1, taps) that adds up the branches to the merged kernel, last tap first."""
-    place = torch.zeros(2 * reach + 1, len(taps))
-    for column, tap in enumerate(taps):
-        place[reach - tap, column] = 1
-    return _to_device(place, like)
-
-
-class _ProductConvolution(torch.autograd.Function):
-    """Sum of the branches without bias, (B, O, T), as one product of the merged kernel with the features.
-
-    The videos lie in one row per channel, `reach` zeros before each and after the last. The product has a row
-    per output channel and tap; the output adds up the rows of a channel, each shifted by its tap. Backward,
-    the gradient is laid out like the product, so that both gradients are one product each.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, taps: Sequence[int], *weights: Tensor) -> Tensor:
-        batch, channels, frames = features.shape
-        outputs, reach = weights[0].shape[0], max(abs(tap) for tap in taps)
-        pitch, span = frames + reach, 2 * reach + 1
-        length = -(-(reach + batch * pitch) // ALIGNED) * ALIGNED
-        row = features.new_zeros(channels, length)
-        row.as_strided((batch, channels, frames), (pitch, length, 1), reach).copy_(features)
-        stacked = torch.cat([weight.squeeze(2) for weight in weights], 2)
-        place = _places(taps, reach, stacked).expand(outputs, -1, -1)
-        kernel = torch.bmm(place, stacked.transpose(1, 2)).to(features.dtype)  # (O, taps, C)
-        product = torch.mm(kernel.reshape(-1, channels), row)
-        shifted = product.as_strided(
-            (span, batch, outputs, frames), (length - 1, pitch, span * length, 1), 2 * reach
-        )
-        ctx.save_for_backward(row, kernel)
-        ctx.taps, ctx.shape = taps, features.shape
-        ctx.widths, ctx.dtype = [weight.shape[3] for weight in weights], weights[0].dtype
-        return shifted.sum(0).contiguous()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        row, kernel = ctx.saved_tensors
-        outputs, span, channels = kernel.shape
-        batch, _, frames = ctx.shape
-        reach, length, pitch = span // 2, row.shape[1], frames + span // 2
-        width = 2 * reach + length
-        padded = grad.new_zeros(outputs, width)
-        padded.as_strided((batch, outputs, frames), (pitch, width, 1), 2 * reach).copy_(grad)
-        spread = padded.as_strided((outputs, span, length), (width, 1, 1)).reshape(-1, length)
-        grad_features = None
-        if ctx.needs_input_grad[0]:
-            grad_row = torch.mm(kernel.reshape(-1, channels).t(), spread)
-            grad_features = grad_row.as_strided(
-                (batch, channels, frames), (pitch, length, 1), reach
-            ).contiguous()
-        grad_kernel = torch.mm(spread, row.t()).reshape(outputs, span, channels).to(ctx.dtype)
-        place = _places(ctx.taps, reach, grad_kernel).expand(outputs, -1, -1)
-        grad_stack = torch.bmm(grad_kernel.transpose(1, 2), place)  # (O, C, taps of all branches)
-        parts = grad_stack.split(ctx.widths, 2)
-        return grad_features, None, *(part.unsqueeze(2).contiguous() for part in parts)
