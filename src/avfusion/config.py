@@ -137,6 +137,7 @@ def describe(experiments: Mapping[str, Options], dataset: Options, name: str) ->
         "note": "; ".join(notes),
         "members": own.get("of", []),
         "control": control,
+        "proposals": ", ".join(str(source) for source in sources if source is not None),
     }
 
 

@@ -121,7 +121,8 @@ def test_what_is_compared_with_what() -> None:
         result("flow", "flow", average=0.6),
         result("concat", "rgb+audio", "concat"),
         result("aligned", "rgb+audio_fine", "aligned"),
-        result("both", "rgb+flow", "scores", members=["rgb", "flow", "elsewhere"]),
+        result("elsewhere", "rgb+audio", "concat", proposals="gtad"),
+        result("both", "rgb+flow", "scores", members=["rgb", "flow", "nowhere"]),
         result("control", "rgb+audio", "concat", control=True),
     ]
     assert [(one.row.experiment, other.row.experiment, what) for one, other, what in pairs(results)] == [

@@ -59,6 +59,7 @@ UNCLEAR = "no clear difference"
 SOUND_HELPS = "than the same detector without sound"
 SCHEME_HELPS = "than plain concatenation"
 DECISION_HELPS = "than the best experiment that it is made of"
+QUESTIONS = (SOUND_HELPS, SCHEME_HELPS, DECISION_HELPS)
 
 
 def pairs(results: Sequence[Result]) -> Iterator[tuple[Result, Result, str]]:
@@ -73,7 +74,8 @@ def pairs(results: Sequence[Result]) -> Iterator[tuple[Result, Result, str]]:
         if not any(map(is_sound, one.row.streams)) or one.row.control:
             continue
         for other in results:
-            if other.row.detector != one.row.detector or other.row.members or other.row.control:
+            alike = (other.row.detector, other.row.proposals) == (one.row.detector, one.row.proposals)
+            if not alike or other.row.members or other.row.control:
                 continue
             if _kinds(other) == _kinds(one) - {SOUND}:
                 yield one, other, SOUND_HELPS
@@ -91,7 +93,7 @@ def compare(
         detections: of the first seed of every experiment, by its name.
         annotations: of the subset that was evaluated.
     """
-    wanted = sorted(pairs(results), key=lambda pair: pair[2])
+    wanted = sorted(pairs(results), key=lambda pair: QUESTIONS.index(pair[2]))
     tiou = results[0].tiou
     names = dict.fromkeys(result.row.experiment for pair in wanted for result in pair[:2])
     matched = {name: match(detections[name], annotations, tiou) for name in names}

@@ -29,6 +29,7 @@ class ResultRow:
         note: anything a reader of the figures must know.
         members: experiments whose decisions it fuses; empty for a trained detector.
         control: whether it is one that must fail.
+        proposals: where the proposals that it scores come from; empty if it makes its own.
     """
 
     experiment: str
@@ -40,6 +41,7 @@ class ResultRow:
     note: str = ""
     members: Sequence[str] = ()
     control: bool = False
+    proposals: str = ""
 
 
 @dataclass(frozen=True, eq=False)
