@@ -59,8 +59,9 @@ format: install-dev ## Put style right where a program can
 	ruff format .
 	snakefmt Snakefile rules
 
-bench: install-dev ## Measure speed; every benchmark prints a table
-	@set -e; for benchmark in $(wildcard benchmarks/*.py); do echo "== $$benchmark"; python "$$benchmark"; done
+bench: install-dev ## Measure speed; every benchmark prints a table (on a GPU: benchmarks/gpu_session.sh)
+	@set -e; for name in ops_cpu evaluation pgcn_step flow features training workflow; do \
+	   echo "== benchmarks/$$name.py"; python "benchmarks/$$name.py"; done
 
 install: ## Install what the demo needs into .venv
 	@$(call LOCK,Makefile) $(MAKE) -s --no-print-directory $(VENV)/.installed

@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     "pytorch": "torch",
     "pysoundfile": "soundfile",
     "matplotlib-base": "matplotlib",
+    "tensorflow-cpu": "tensorflow",
     "yt-dlp": "yt_dlp",
     "pyyaml": "yaml",
 }
