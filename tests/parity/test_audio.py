@@ -11,9 +11,9 @@ import torch
 from golden_recipe import layout, load_recipe, recipe_input
 from numpy.typing import NDArray
 
-from avfusion.backbones.log_mel import examples, log_mel, mel_matrix, published_examples, published_windows
 from avfusion.backbones.vggish import PcaParameters, VGGish
 from avfusion.media.audio import read_audio, resample
+from avfusion.media.log_mel import examples, log_mel, mel_matrix, published_examples, published_windows
 
 CLIPS = ["chirp_16k_mono", "chirp_44k_stereo", "chirp_22k_mono", "chirp_8k_mono"]
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avfusion.backbones import log_mel as module
-from avfusion.backbones.log_mel import (
+from avfusion.errors import AvfusionError
+from avfusion.media import log_mel as module
+from avfusion.media.log_mel import (
     examples,
     examples_at,
     log_mel,
@@ -15,7 +16,6 @@ from avfusion.backbones.log_mel import (
     published_examples,
     published_windows,
 )
-from avfusion.errors import AvfusionError
 
 SILENCE = np.float32(math.log(0.01))
 

@@ -9,7 +9,6 @@ import torch
 from media_files import tone, write_video
 
 from avfusion.backbones.extract import Backbone, Meter, Running, StreamConfig, extract_shard, extract_video
-from avfusion.backbones.log_mel import published_examples
 from avfusion.backbones.network import Network, crops, resolve, visual_input
 from avfusion.backbones.vggish import PcaParameters, PostProcessing
 from avfusion.backbones.weights import BackboneConfig, load_backbone
@@ -18,6 +17,7 @@ from avfusion.data.manifest import ManifestRow
 from avfusion.errors import InputError
 from avfusion.media.audio import read_audio, resample
 from avfusion.media.clips import VisualSource, visual_clips, visual_grid
+from avfusion.media.log_mel import published_examples
 from avfusion.media.probe import probe
 from avfusion.media.snippets import PRESETS, AudioGeometry, SnippetGeometry, WindowBuffer
 

@@ -18,11 +18,12 @@ from typing import Any
 import avfusion
 from avfusion import __version__
 from avfusion.backbones.network import Meter, resolve, visual_input
-from avfusion.backbones.pipeline import VISUAL, Backbone, Running, StreamConfig, extract
+from avfusion.backbones.pipeline import Backbone, Running, StreamConfig, extract
 from avfusion.data.features import FeatureWriter
 from avfusion.data.hdf5 import check_video_id
 from avfusion.data.journal import Journal, Result, telling_a_full_disk
 from avfusion.data.manifest import ManifestRow
+from avfusion.data.streams import VISUAL
 from avfusion.files import sha256
 from avfusion.fingerprint import fingerprint
 from avfusion.media.snippets import AudioGeometry

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor, cat, nn
 
-from avfusion.backbones.log_mel import examples, log_mel
 from avfusion.backbones.network import PRECISIONS, Meter, Network, Precision
 from avfusion.backbones.vggish import PostProcessing
 from avfusion.backbones.weights import BackboneConfig
 from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.data.journal import Result
+from avfusion.data.streams import VISUAL
 from avfusion.errors import InputError, MediaError
 from avfusion.media.clips import VisualSource, audio_clips, visual_clips, visual_grid
+from avfusion.media.log_mel import examples, log_mel
 from avfusion.media.probe import VideoInfo, probe
 from avfusion.media.read_ahead import read_ahead
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
-VISUAL = ("rgb", "flow")
 MAX_WORKERS = 8
 M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # of malloc.h; bytes
 

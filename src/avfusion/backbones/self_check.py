@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avfusion.backbones.log_mel import RATE, examples, log_mel
 from avfusion.backbones.vggish import PcaParameters, VGGish
+from avfusion.media.log_mel import RATE, examples, log_mel
 from avfusion.media.resample import kaiser_best
 
 SECONDS, FREQUENCY, SAMPLE_RATE = 3, 1000, 44_100

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avfusion.backbones.log_mel import BANDS, EXAMPLE_FRAMES
 from avfusion.errors import InputError
 from avfusion.files import sha256
+from avfusion.media.log_mel import BANDS, EXAMPLE_FRAMES
 
 EMBEDDING = 128
 HIDDEN = 4096

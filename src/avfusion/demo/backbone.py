@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from avfusion.backbones.extract import StreamConfig, visual_input
 from avfusion.backbones.i3d import I3D
-from avfusion.backbones.log_mel import EXAMPLE_FRAMES, HOP, RATE, log_mel
 from avfusion.backbones.weights import save_state
 from avfusion.data.annotations import Annotations, Instance
 from avfusion.data.manifest import ManifestRow
@@ -29,6 +28,7 @@ from avfusion.errors import InputError
 from avfusion.files import write_json
 from avfusion.media.audio import read_audio, resample
 from avfusion.media.clips import VisualSource, visual_clips
+from avfusion.media.log_mel import EXAMPLE_FRAMES, HOP, RATE, log_mel
 from avfusion.media.probe import probe
 from avfusion.media.snippets import SnippetGeometry
 from avfusion.options import require

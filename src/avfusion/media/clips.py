@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avfusion.backbones.log_mel import EXAMPLE_SAMPLES, published_windows
 from avfusion.data.features import TimeAxis
 from avfusion.errors import MediaError
 from avfusion.media.audio import Samples, cut_windows, read_blocks, resample_blocks
 from avfusion.media.decode import Image, Shown, TimeGrid, VideoReader, centre_crop
 from avfusion.media.flow import check_method, flow_between, quantise
+from avfusion.media.log_mel import EXAMPLE_SAMPLES, published_windows
 from avfusion.media.probe import VideoInfo, too_much_missing
 from avfusion.media.snippets import TAL_HMO_WINDOW, AudioGeometry, SnippetGeometry, WindowBuffer
 

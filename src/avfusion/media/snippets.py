@@ -89,7 +89,7 @@ class AudioGeometry:
     - scheme "centred": around its centre in time, and silence where there is no sound;
     - scheme "tal-hmo", as published there: the sound is divided by the *number* of visual snippets, snippet
       i is 1.2 s around the end of part i, and VGGish hears the first 0.96 s of it. What lies outside the
-      sound is cut off, and the rest moved to the front (`avfusion.backbones.log_mel.published_windows`).
+      sound is cut off, and the rest moved to the front (`avfusion.media.log_mel.published_windows`).
 
     Attributes:
         window: seconds that one snippet sees, at least 0.96.
