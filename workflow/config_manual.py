@@ -46,12 +46,9 @@ def _rows(schema: dict[str, Any], place: str = "", condition: str = "") -> Itera
 
 
 def _choices(key: dict[str, Any]) -> str:
-    shown = [
-        choice
-        for choice in key.get("enum", ())
-        if choice is not None and f"`{choice}`" not in key["description"]
-    ]
-    return f"One of {', '.join(f'`{choice}`' for choice in shown)}." if len(shown) > 1 else ""
+    choices = [f"`{choice}`" for choice in key.get("enum", ()) if choice is not None]
+    told = len(choices) < 2 or all(choice in key["description"] for choice in choices)
+    return "" if told else f"One of {', '.join(choices)}."
 
 
 if __name__ == "__main__":
