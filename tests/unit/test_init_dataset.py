@@ -89,7 +89,7 @@ def test_it_does_not_replace_what_is_there(
     assert "mine.yaml: is there already: choose another name, or say --force" in capsys.readouterr().err
     assert run(clips, path, "--force", "--streams", "rgb,flow,audio") == 0
     streams = read_yaml("config/datasets/mine.yaml")["streams"]
-    assert streams["flow"]["weights"] == "resources/weights/i3d_flow.pt"
+    assert streams["flow"]["weights"] == "published:i3d_flow"
     assert set(load_workflow({"default": ["mine"]}, SCHEMAS).datasets["mine"]["experiments"]) >= {
         "muses-best"
     }

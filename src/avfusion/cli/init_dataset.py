@@ -22,7 +22,7 @@ formats:
 example:
   avfusion init-dataset pets --videos ~/clips --annotations ~/clips.csv
 """
-WEIGHTS = {"rgb": "i3d_rgb.pt", "flow": "i3d_flow.pt", "audio": "vggish.pt"}
+WEIGHTS = {"rgb": "i3d_rgb", "flow": "i3d_flow", "audio": "vggish"}  # of avfusion.backbones.published
 CLIPS_PER_SHARD, MOST_SHARDS = 25, 200
 TEMPLATE = """\
 # Written by `avfusion init-dataset {name}`; edit it as you like. config/README.md lists all keys.
@@ -87,7 +87,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="random:SEED for a trial without trained weights (default: files in resources/weights/)",
+        help="random:SEED for a trial without trained weights (default: published ones, fetched by a rule)",
     )
     parser.add_argument("--force", action="store_true", help="replace a dataset of that name")
     parser.set_defaults(run=run)
@@ -164,7 +164,7 @@ def _config(args: argparse.Namespace, found: "Survey", annotations: Path, stream
 
     grid = next((name for name in ("rgb", "flow") if name in streams), "null")
     lines = [
-        STREAMS[name].format(weights=args.weights or f"resources/weights/{WEIGHTS[name]}", grid=grid)
+        STREAMS[name].format(weights=args.weights or f"published:{WEIGHTS[name]}", grid=grid)
         for name in streams
     ]
     count = len(found.annotations.videos)
