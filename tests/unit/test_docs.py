@@ -1,14 +1,17 @@
 """The documentation keeps its word: links lead somewhere, and what it tells to type can be typed."""
 
 import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from report_files import GOOD, POOR, annotations, detections, write_files
 
+from avfusion.cli.main import build_parser
 from avfusion.data.annotations import write_annotations
 from avfusion.data.detections import write_detections
 from avfusion.data.features import FeatureWriter, TimeAxis, VideoFeatures
@@ -45,6 +48,54 @@ def test_make_targets_exist(page: Path) -> None:
     text = page.read_text()
     typed = re.findall(r"`make ([a-z-]+)", text) + re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)
     assert set(typed) <= targets
+
+
+def commands() -> list[str]:
+    """What the pages tell to type that begins with `avfusion`, in blocks and in the text."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = page.read_text()
+        blocks = "\n".join(code for language, code in FENCE.findall(text) if language in ("", "sh"))
+        found |= dict.fromkeys(re.findall(r"^avfusion .*$", blocks, re.MULTILINE))
+        found |= dict.fromkeys(re.findall(r"`(avfusion [a-z][^`]*)`", FENCE.sub("", text)))
+    return list(found)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_can_be_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, name, *arguments = shlex.split(command.replace("npy|muses|pgcn|gtad", "npy"))
+    try:
+        build_parser().parse_args([name, *arguments] if arguments else [name, "--help"])
+    except SystemExit as end:  # --help ends well
+        assert end.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_named_is_there(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    for name in set(re.findall(r"`(avfusion(?:\.\w+)+)`", text)):
+        assert found_in_package(name), f"there is no {name}"
+    for path in set(
+        re.findall(r"`((?:src|csrc|tests|docs|rules|workflow|benchmarks|profiles|envs)/[^`\s]*)`", text)
+    ):
+        if not re.search(r"[A-Z{*]", path):  # NAME, {cpp,h} and jobs/*.tsv stand for others
+            assert (ROOT / path).exists(), f"there is no {path}"
+
+
+def found_in_package(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
 
 
 def write_dataset(folder: Path) -> None:
