@@ -201,12 +201,11 @@ def _check_source(experiments: Experiments, dataset: Options, name: str, path: P
 def _check_classes(experiments: Experiments, dataset: Options, name: str, path: Path, field: str) -> None:
     """What makes proposals and stands in a table needs somebody who says what they are."""
     detector = experiments[name]["detector"]
-    if dataset["class_scores"] is None and dataset["detectors"][detector]["classifier"] == "none":
-        problem = (
-            f"'{name}' makes proposals without classes: name a file of 'class_scores', or set "
-            f"'detectors.{detector}.classifier: linear'"
-        )
-        raise InputError(path, problem, field)
+    own = dataset["detectors"][detector].get("classifier")  # None: it can have none
+    if dataset["class_scores"] is None and own in (None, "none"):
+        problem = f"'{name}' makes proposals without classes: name a file of 'class_scores'"
+        advice = f", or set 'detectors.{detector}.classifier: linear'" if own else ""
+        raise InputError(path, problem + advice, field)
 
 
 def _check_same_proposals(

@@ -16,7 +16,7 @@ from avfusion.config import describe, load_workflow, runs
 from avfusion.detectors import DETECTORS
 from avfusion.engine.schedule import published_training
 from avfusion.errors import InputError
-from avfusion.experiments import members, needed, proposes
+from avfusion.experiments import check_runs, members, needed, proposes
 from avfusion.schema import complete, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -393,6 +393,15 @@ def test_proposals_in_a_table_need_classes(folder: Folder) -> None:
     for more in ("class_scores: file.json", "detectors: {gtad: {classifier: linear}}"):
         folder.write("datasets/clips.yaml", f"{rows}{more}\n")
         assert folder.load().datasets["clips"]["experiments"].keys() == {"maker"}
+
+
+def test_a_detector_that_has_no_classifier_needs_class_scores() -> None:
+    experiments = {"maker": {"detector": "gtad", "streams": ["rgb"], "proposals": None}}
+    dataset = {"class_scores": None, "proposals": {}, "detectors": {"gtad": {}}, "streams": {"rgb": {}}}
+    place = Path("mine.yaml"), "experiments.maker"
+    with pytest.raises(InputError, match=r"without classes: name a file of 'class_scores'$"):
+        check_runs(experiments, dataset, "maker", *place)
+    check_runs(experiments, dataset | {"class_scores": "f.json"}, "maker", *place)
 
 
 def test_the_longer_table_has_the_rows_of_the_short_one_first_and_seeds_of_its_own(folder: Folder) -> None:
