@@ -1,5 +1,6 @@
 """The sizes and the comparisons that the benchmarks of the CPU and of the GPU share."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,12 +67,18 @@ def gather_and_multiply(
     features: Tensor, weight: Tensor, bias: Tensor, size: tuple[int, int], unit: int
 ) -> Tensor:
     """A branch as a deformable convolution computes it: gather what every tap reads, then one product."""
-    taps = torch.tensor(branch_taps(size, unit), device=features.device)
-    reach, frames = int(taps.abs().max()), features.shape[2]
-    place = torch.arange(frames, device=features.device) + taps[:, None] + reach
+    reach, place = _gathered(size, unit, features.shape[2], features.device)
     columns = functional.pad(features, (reach, reach))[:, :, place]
-    flat = columns.reshape(features.shape[0], -1, frames)
+    flat = columns.reshape(features.shape[0], -1, features.shape[2])
     return weight.reshape(weight.shape[0], -1) @ flat + bias[:, None]
+
+
+@functools.cache
+def _gathered(size: tuple[int, int], unit: int, frames: int, device: torch.device) -> tuple[int, Tensor]:
+    """Padding at either end, and where in the padded features every tap of every frame reads."""
+    taps = torch.tensor(branch_taps(size, unit), device=device)
+    reach = int(taps.abs().max())
+    return reach, torch.arange(frames, device=device) + taps[:, None] + reach
 
 
 def gtad_anchors(frames: int, durations: int, device: str) -> Tensor:

@@ -42,10 +42,16 @@ struct AlignedRoi {
     return sum;
   }
 
-  // Whether any sample can lie within a step of this one; may say yes in vain.
-  C10_HOST_DEVICE bool near(int64_t step, int64_t bins) const {
-    const coord_t at = static_cast<coord_t>(step);
-    return valid && start - coord_t(2) <= at && at <= start + size * static_cast<coord_t>(bins) + coord_t(2);
+  // The first step that a bin can take anything of, and at most how many there are, the same for all bins.
+  C10_HOST_DEVICE int64_t first_step(int64_t bin, int64_t frames) const {
+    const coord_t low = std::floor(start + static_cast<coord_t>(bin) * size);
+    const coord_t end = static_cast<coord_t>(frames - 1);
+    return static_cast<int64_t>(low > coord_t(0) ? (low < end ? low : end) : coord_t(0));
+  }
+
+  C10_HOST_DEVICE int64_t most_steps(int64_t frames) const {
+    const coord_t most = std::ceil(size) + coord_t(2), all = static_cast<coord_t>(frames);
+    return static_cast<int64_t>(most < all ? most : all);
   }
 
   // Sample i of a bin: the place it is read at, or less than -1 if it lies outside the features.

@@ -47,7 +47,8 @@ inline void check_roi_max_pool1d(const at::Tensor& features, const at::Tensor& r
                                  double spatial_scale) {
   TORCH_CHECK(features.dim() == 3, "features must be (batch, channels, frames), not of ", features.dim(),
               " dimensions");
-  TORCH_CHECK(features.size(2) > 0, "features must have at least one frame");
+  TORCH_CHECK(features.size(2) > 0 && features.size(2) < (int64_t(1) << 31),
+              "features must have from one to 2^31 - 1 frames, not ", features.size(2));
   TORCH_CHECK(at::isFloatingType(features.scalar_type()), "features must be floating point, not ",
               features.scalar_type());
   TORCH_CHECK(rois.dim() == 2 && rois.size(1) == 3, "rois must be (rois, 3): batch index, start, end");
@@ -64,14 +65,15 @@ inline void check_roi_max_pool1d_backward(const at::Tensor& grad, const at::Tens
                                           const at::Tensor& batch_index, int64_t batch, int64_t frames) {
   TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()),
               "grad must be floating point (rois, channels, bins)");
-  TORCH_CHECK(argmax.sizes() == grad.sizes() && argmax.scalar_type() == at::kLong,
-              "argmax must be int64 and as large as grad");
+  TORCH_CHECK(argmax.sizes() == grad.sizes() && argmax.scalar_type() == at::kInt,
+              "argmax must be int32 and as large as grad");
   TORCH_CHECK(
       batch_index.dim() == 1 && batch_index.size(0) == grad.size(0) && batch_index.scalar_type() == at::kLong,
       "batch_index must be int64, one for every roi");
   TORCH_CHECK(argmax.device() == grad.device() && batch_index.device() == grad.device(),
               "grad, argmax and batch_index must be on one device");
-  TORCH_CHECK(batch >= 0 && frames >= 0, "batch and frames must not be negative");
+  TORCH_CHECK(batch >= 0 && frames >= 0 && frames < (int64_t(1) << 31),
+              "batch and frames must not be negative, and frames are at most 2^31 - 1");
 }
 
 }  // namespace avfusion::ops

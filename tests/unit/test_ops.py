@@ -144,11 +144,11 @@ def test_the_kernels_check_what_torch_ops_gets_directly() -> None:
         ops.roi_max_pool1d(torch.ones(1, 2, 4), torch.ones(1, 2), 2, 1.0)
     with pytest.raises(RuntimeError, match="argmax"):
         ops.roi_max_pool1d_backward(
-            torch.ones(1, 2, 3), torch.ones(1, 2, 4).long(), torch.zeros(1).long(), 1, 4
+            torch.ones(1, 2, 3), torch.ones(1, 2, 4).int(), torch.zeros(1).long(), 1, 4
         )
     with pytest.raises(RuntimeError, match="groups"):
         ops.nms1d(torch.ones(3, 2), torch.ones(3), torch.zeros(2).long(), 0.5)
-    huge = torch.full((1, 2, 3), 10**9)
+    huge = torch.full((1, 2, 3), 10**9, dtype=torch.int32)
     assert ops.roi_max_pool1d_backward(torch.ones(1, 2, 3), huge, torch.zeros(1).long(), 1, 4).sum() == 0
 
 

@@ -11,6 +11,7 @@ from avfusion.ops import (
     align1d,
     extension_status,
     iou1d,
+    merge_branches,
     msta_conv1d,
     nms1d,
     project_align1d,
@@ -18,6 +19,7 @@ from avfusion.ops import (
     soft_nms1d,
     vote1d,
 )
+from avfusion.ops.msta import LONG
 
 pytestmark = [
     pytest.mark.gpu,
@@ -75,7 +77,7 @@ def test_the_extension_has_cuda_kernels() -> None:
     assert extension_status().cuda, str(extension_status())
     for name in (
         *("roi_max_pool1d", "roi_max_pool1d_backward", "align1d", "align1d_backward", "sum_aligned1d"),
-        *("sum_aligned1d_backward", "nms1d", "soft_nms1d", "vote1d"),
+        *("sum_aligned1d_backward", "merge_taps", "split_taps", "nms1d", "soft_nms1d", "vote1d"),
     ):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"avfusion::{name}", "CUDA"), name
 
@@ -94,18 +96,18 @@ def test_roi_max_pool1d_sanitizer(dtype: torch.dtype, channels: int, bins: int, 
         close(got, wanted)
 
 
-def test_both_ways_of_adding_up_give_the_same() -> None:
-    """Many rois per video are added atomically, unless the order must not matter."""
-    features, rois = rois_and_features(40, count=3000)
-    x = features.cuda().requires_grad_()
-    atomic = differentiate(roi_max_pool1d(x, rois.cuda(), 8, 0.5), [x])[1]
-    torch.use_deterministic_algorithms(True)
-    try:
-        ordered = [differentiate(roi_max_pool1d(x, rois.cuda(), 8, 0.5), [x])[1] for _ in range(2)]
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert torch.equal(ordered[0], ordered[1])
-    close(atomic, ordered[0].cpu())
+@pytest.mark.parametrize("frames", [70, 5_000, 30_000])
+def test_features_too_long_for_shared_memory_sanitizer(frames: int) -> None:
+    """70 steps have room there, of 5,000 only some kernels' do, 30,000 have none."""
+    features, rois = rois_and_features(19, frames=frames)
+    for compute in (
+        lambda d, x: roi_max_pool1d(x, rois.to(d), 8, 0.5),
+        lambda d, x: align1d(x, rois.to(d), 8),
+        lambda d, x: align1d(x, rois.to(d), 40, 3),
+    ):
+        cpu, cuda = both(compute, features)
+        for got, wanted in zip(cuda, cpu, strict=True):
+            close(got, wanted)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -131,11 +133,17 @@ def test_project_align1d_sanitizer(dtype: torch.dtype, outputs: int, bins: int, 
         close(got, wanted)
 
 
-def test_alignment_is_the_same_every_time() -> None:
-    features, rois = rois_and_features(64, count=2000)
-    x = features.cuda().requires_grad_()
-    runs = [differentiate(align1d(x, rois.cuda(), 8), [x])[1] for _ in range(3)]
-    assert all(torch.equal(run, runs[0]) for run in runs)
+def test_gradients_are_the_same_every_time() -> None:
+    features, rois = rois_and_features(64, count=3000)
+    x, table = features.cuda().requires_grad_(), rois.cuda()
+    weight = torch.ones(8, 64, 4, device="cuda")
+    for compute in (
+        lambda: align1d(x, table, 8),
+        lambda: roi_max_pool1d(x, table, 8, 0.5),
+        lambda: project_align1d(x, table[:, 1:], weight),
+    ):
+        runs = [differentiate(compute(), [x])[1] for _ in range(3)]
+        assert all(torch.equal(run, runs[0]) for run in runs)
 
 
 @pytest.mark.parametrize("bounds", [(-(2.0**23), 2.0**23), (1e30, 1e30), (-1e29, -1e29)])
@@ -147,31 +155,68 @@ def test_rois_far_outside(bounds: tuple[float, float]) -> None:
 @pytest.mark.parametrize(
     "roi", [(0.0, float("nan"), 1.0), (0.0, 0.0, float("inf")), (-1.0, 0.0, 3.0), (2.0, 0.0, 3.0)]
 )
-def test_a_roi_that_the_cpu_refuses_gives_nan_and_no_illegal_access(roi: tuple[float, float, float]) -> None:
+def test_a_roi_that_the_cpu_refuses_is_refused_too_or_gives_nan(roi: tuple[float, float, float]) -> None:
     features = torch.ones(2, 3, 9, device="cuda", requires_grad=True)
-    table = torch.tensor([roi, (0.0, 1.0, 4.0)], device="cuda")
-    aligned = align1d(features, table, 4)
-    assert aligned[0].isnan().all() and (aligned[1] == 1).all()
-    aligned[1].sum().backward()
-    if not 0 <= roi[0] < 2:
-        pooled = roi_max_pool1d(features, table, 4, 1.0)
-        assert pooled[0].isnan().all() and (pooled[1] == 1).all()
+    table = torch.tensor([(0.0, 1.0, 4.0), roi], device="cuda")
+    missing = not 0 <= roi[0] < 2
+    with pytest.raises(IndexError if missing else ValueError, match=r"rois\[1\]"):
+        align1d(features, table, 4)
+    aligned = align1d(features, table, 4, check_rois=False)
+    assert aligned[1].isnan().all() and (aligned[0] == 1).all()
+    aligned[0].sum().backward()
+    if missing:
+        with pytest.raises(IndexError, match=r"rois\[1\]"):
+            roi_max_pool1d(features, table, 4, 1.0)
+        pooled = roi_max_pool1d(features, table, 4, 1.0, check_rois=False)
+        assert pooled[1].isnan().all() and (pooled[0] == 1).all()
         pooled.sum().backward()
+    else:
+        weight = torch.ones(1, 3, 4, device="cuda")
+        with pytest.raises(ValueError, match=r"rois\[1\]"):
+            project_align1d(features, table[:, 1:], weight)
+        projected = project_align1d(features, table[:, 1:], weight, check_rois=False)
+        assert projected[:, :, 1].isnan().all() and (projected[:, :, 0] == 12).all()
     torch.cuda.synchronize()
 
 
-def test_msta_conv1d() -> None:
+def test_rois_without_a_video() -> None:
+    with pytest.raises(IndexError, match="rois"):
+        align1d(torch.ones(0, 3, 9, device="cuda"), torch.zeros(1, 3, device="cuda"), 4)
+    with pytest.raises(IndexError, match="rois"):
+        roi_max_pool1d(torch.ones(0, 3, 9, device="cuda"), torch.zeros(1, 3, device="cuda"), 4, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("frames", [100, 1203])
+def test_msta_conv1d(frames: int, dtype: torch.dtype) -> None:
+    """By cuDNN and over frequencies."""
     generator = torch.Generator().manual_seed(4)
-    features = torch.randn(2, 8, 300, generator=generator)
+    features = torch.randn(2, 8, frames, generator=generator).to(dtype)
+    assert (2 * frames >= LONG["cuda"]) == (frames > 1000)
     sizes, units = [(1, 3), (3, 3), (3, 3), (3, 3)], [3, 3, 6, 9]
-    weights = [torch.randn(6, 8, 1, k, generator=generator) / 8 for k in (3, 9, 9, 9)]
-    biases = [torch.randn(6, generator=generator) for _ in weights]
+    weights = [torch.randn(6, 8, 1, k, generator=generator).to(dtype) / 8 for k in (3, 9, 9, 9)]
+    biases = [torch.randn(6, generator=generator).to(dtype) for _ in weights]
     cpu, cuda = both(
         lambda d, x, *parameters: msta_conv1d(x, parameters[:4], parameters[4:], sizes, units),
         features,
         *weights,
         *biases,
     )
+    for got, wanted in zip(cuda, cpu, strict=True):
+        close(got, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("branches", [1, 4, 9])
+def test_merge_branches_sanitizer(branches: int, dtype: torch.dtype) -> None:
+    """Nine are more than the kernel takes."""
+    generator = torch.Generator().manual_seed(5)
+    sizes, units = [(1, 3), (3, 3), (3, 1), (5, 3)] * 3, [1, 1, 4, 5] * 3
+    weights = [
+        torch.randn(7, 33, 1, rows * columns, generator=generator, dtype=torch.float64).to(dtype)
+        for rows, columns in sizes[:branches]
+    ]
+    cpu, cuda = both(lambda d, *w: merge_branches(w, sizes[:branches], units[:branches]), *weights)
     for got, wanted in zip(cuda, cpu, strict=True):
         close(got, wanted)
 
@@ -284,6 +329,9 @@ def test_opcheck() -> None:
     x, table = features.cuda().requires_grad_(), rois.cuda()
     segments, scores, groups = (tensor.cuda() for tensor in segments_of(50))
     check = torch.library.opcheck
+    taps = [torch.ones(3, 4, 1, 2, device="cuda", requires_grad=True) for _ in range(2)]
+    check(OPS.merge_taps, (taps, [0, 2, 1, 2], 3))
+    check(OPS.split_taps, (torch.ones(3, 4, 3, device="cuda"), [0, 2, 1, 2], [2, 2]))
     check(OPS.roi_max_pool1d, (x, table, 4, 0.5))
     output, argmax = OPS.roi_max_pool1d(x.detach(), table, 4, 0.5)
     check(OPS.roi_max_pool1d_backward, (torch.ones_like(output), argmax, table[:, 0].long(), 3, 70))

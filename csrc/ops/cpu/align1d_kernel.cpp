@@ -67,8 +67,9 @@ int64_t grain(int64_t cost) {
   return std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, cost));
 }
 
+// Looking at the rois costs nothing here, whatever `check_rois` says.
 at::Tensor align1d_cpu(const at::Tensor& features, const at::Tensor& rois, int64_t output_size,
-                       int64_t sampling_ratio) {
+                       int64_t sampling_ratio, bool /*check_rois*/) {
   check_align1d(features, rois, output_size, sampling_ratio);
   const int64_t batch = features.size(0), channels = features.size(1), frames = features.size(2);
   const int64_t count = rois.size(0);
@@ -134,7 +135,8 @@ at::Tensor align1d_backward_cpu(const at::Tensor& grad, const at::Tensor& rois, 
   return grad_in.transpose(1, 2).to(grad.scalar_type()).contiguous();
 }
 
-at::Tensor sum_aligned1d_cpu(const at::Tensor& projected, const at::Tensor& rois, int64_t sampling_ratio) {
+at::Tensor sum_aligned1d_cpu(const at::Tensor& projected, const at::Tensor& rois, int64_t sampling_ratio,
+                             bool /*check_rois*/) {
   check_sum_aligned1d(projected, rois, sampling_ratio);
   const auto input = projected.to(sum_type(projected)).contiguous();
   const int64_t batch = input.size(0), frames = input.size(1), slots = input.size(2),

@@ -27,19 +27,19 @@ void check_batch_index(const int64_t* index, int64_t count, int64_t batch) {
 // The running maximum starts just below the first frame, as published: with NaN, infinity or beyond 2^24 in
 // the first frame nothing is greater, and argmax stays -1.
 template <typename scalar_t>
-void pool_row(const scalar_t* row, const std::vector<Bin>& bins, scalar_t* output, int64_t* argmax) {
+void pool_row(const scalar_t* row, const std::vector<Bin>& bins, scalar_t* output, int* argmax) {
   using compute_t = at::opmath_type<scalar_t>;
   for (size_t b = 0; b < bins.size(); ++b) {
     const Bin bin = bins[b];
     compute_t best = 0;
-    int64_t where = -1;
+    int where = -1;
     if (bin.first < bin.last) {
       best = static_cast<compute_t>(row[bin.first]) - compute_t(1);
       for (int64_t t = bin.first; t < bin.last; ++t) {
         const compute_t value = static_cast<compute_t>(row[t]);
         if (value > best) {
           best = value;
-          where = t;
+          where = static_cast<int>(t);
         }
       }
     }
@@ -49,13 +49,14 @@ void pool_row(const scalar_t* row, const std::vector<Bin>& bins, scalar_t* outpu
 }
 
 std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features, const at::Tensor& rois,
-                                                      int64_t output_size, double spatial_scale) {
+                                                      int64_t output_size, double spatial_scale,
+                                                      bool /*check_rois: it costs nothing here*/) {
   check_roi_max_pool1d(features, rois, output_size, spatial_scale);
   const auto input = features.contiguous();
   const int64_t count = rois.size(0), channels = input.size(1), frames = input.size(2);
   // Zeros because that is what a malformed roi gives: output 0 at frame 0.
   auto output = at::zeros({count, channels, output_size}, input.options());
-  auto argmax = at::zeros({count, channels, output_size}, input.options().dtype(at::kLong));
+  auto argmax = at::zeros({count, channels, output_size}, input.options().dtype(at::kInt));
   const auto batch_index = rois.select(1, 0).to(at::kLong).contiguous();
   check_batch_index(batch_index.const_data_ptr<int64_t>(), count, input.size(0));
 
@@ -66,7 +67,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
     const int64_t* batch_data = batch_index.const_data_ptr<int64_t>();
     const scalar_t* in = input.const_data_ptr<scalar_t>();
     scalar_t* out = output.mutable_data_ptr<scalar_t>();
-    int64_t* arg = argmax.mutable_data_ptr<int64_t>();
+    int* arg = argmax.mutable_data_ptr<int>();
     const int64_t cost = std::max<int64_t>(1, channels * frames);
     at::parallel_for(0, count, std::max<int64_t>(1, GRAIN / cost), [&](int64_t begin, int64_t end) {
       std::vector<Bin> bins(output_size);
@@ -103,7 +104,7 @@ at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor&
 
   AT_DISPATCH_FLOATING_TYPES(sum_type, "roi_max_pool1d_backward_cpu", [&] {
     const scalar_t* from = grad_out.const_data_ptr<scalar_t>();
-    const int64_t* frame = where.const_data_ptr<int64_t>();
+    const int* frame = where.const_data_ptr<int>();
     const int64_t* video = index.const_data_ptr<int64_t>();
     scalar_t* to = grad_in.mutable_data_ptr<scalar_t>();
     const int64_t cost = std::max<int64_t>(1, count * bins);

@@ -270,14 +270,14 @@ class Gtad(Detector[RankedProposals]):
         weight = kernel.reshape(len(kernel), features.shape[1], -1)  # channel-major, then slots
         ratio = self.options.sampling_ratio
         if neighbours is None:
-            return project_align1d(features, self.anchors, weight, bias, ratio)
+            return project_align1d(features, self.anchors, weight, bias, ratio, check_rois=False)
         own, other = weight.split([self.options.inner_slots, self.options.context_slots], dim=2)
         context = gather(features, neighbours).mean(dim=3)
         if own.shape == other.shape:  # one pattern of samples serves both
             features, weight = torch.cat([features, context], 1), torch.cat([own, other], 1)
-            return project_align1d(features, self.anchors, weight, bias, ratio)
-        inner = project_align1d(features, self.anchors, own, bias, ratio)
-        return inner + project_align1d(context, self.anchors, other)
+            return project_align1d(features, self.anchors, weight, bias, ratio, check_rois=False)
+        inner = project_align1d(features, self.anchors, own, bias, ratio, check_rois=False)
+        return inner + project_align1d(context, self.anchors, other, check_rois=False)
 
     def training_set(self, videos: Sequence[Video]) -> "GtadTrainingSet":
         """All windows that have an instance; fits the classifier of segments, if there is one."""

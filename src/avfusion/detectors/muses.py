@@ -246,7 +246,7 @@ class Muses(Detector[ProposalScores]):
         pooled_rois = torch.stack([rois[:, 0], start, torch.maximum(end, start + 1)], dim=1)
         bins = 2 * self.options.roi_size
         features = self.backbone(self._attended(features, inside), inside)
-        pooled = roi_max_pool1d(features, pooled_rois, bins, SPATIAL_SCALE)
+        pooled = roi_max_pool1d(features, pooled_rois, bins, SPATIAL_SCALE, check_rois=False)
         scores: HeadScores = self.roi_head(pooled)
         return scores
 

@@ -65,4 +65,5 @@ def pool_parts(features: Tensor, rows: Tensor) -> Tensor:
     """
     bounds = rows.flatten(0, 1)
     rois = torch.cat([torch.zeros_like(bounds[:, :1]), bounds], dim=1)
-    return roi_max_pool1d(features[None], rois, 1, 1.0).reshape(*rows.shape[:2], features.shape[0])
+    pooled = roi_max_pool1d(features[None], rois, 1, 1.0, check_rois=False)
+    return pooled.reshape(*rows.shape[:2], features.shape[0])

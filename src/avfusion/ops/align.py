@@ -12,18 +12,23 @@ from torch.nn import functional
 
 from avfusion.ops._extension import register
 
-ALIGN = "align1d(Tensor features, Tensor rois, int output_size, int sampling_ratio) -> Tensor"
+ALIGN = (
+    "align1d(Tensor features, Tensor rois, int output_size, int sampling_ratio, bool check_rois=True)"
+    " -> Tensor"
+)
 ALIGN_BACKWARD = (
     "align1d_backward(Tensor grad, Tensor rois, SymInt batch, SymInt frames, int sampling_ratio) -> Tensor"
 )
-SUM = "sum_aligned1d(Tensor projected, Tensor rois, int sampling_ratio) -> Tensor"
+SUM = "sum_aligned1d(Tensor projected, Tensor rois, int sampling_ratio, bool check_rois=True) -> Tensor"
 SUM_BACKWARD = (
     "sum_aligned1d_backward(Tensor grad, Tensor rois, int slots, SymInt frames, int sampling_ratio) -> Tensor"
 )
 LONGEST = 2.0**24  # steps; beyond it float32 does not tell one sample from the next
 
 
-def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int = 0) -> Tensor:
+def align1d(
+    features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int = 0, check_rois: bool = True
+) -> Tensor:
     """Averages of the features in `output_size` bins of equal length per roi, interpolated between steps.
 
     A roi covers ``[start, end]`` in steps of the features, step t standing at coordinate t; one shorter than
@@ -37,6 +42,8 @@ def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: in
             Samples are placed in float32 (float64 for float64 features).
         output_size: number of bins S.
         sampling_ratio: samples per bin; 0 (as published) for as many as the bin is long, rounded up.
+        check_rois: on CUDA, look for rois that are refused, which waits for the device. Without it, and while
+            a CUDA graph is captured, such a roi gives NaN.
 
     Returns:
         (R, C, S), of the type of `features`; differentiable in `features`.
@@ -44,7 +51,6 @@ def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: in
     Raises:
         ValueError: wrong shapes, types or sizes; a roi that is not finite or is longer than 2^24 steps.
         IndexError: a roi names a batch index that is not there.
-        On CUDA neither kind of roi raises, because to look at them would wait for the device: they give NaN.
 
     Source: ``Align1D`` of the G-TAD code (Xu et al., CVPR 2020).
     """
@@ -55,12 +61,17 @@ def align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: in
             "output_size must be positive and sampling_ratio not negative, "
             f"not {output_size} and {sampling_ratio}"
         )
-    output: Tensor = torch.ops.avfusion.align1d(features, rois, output_size, sampling_ratio)
+    output: Tensor = torch.ops.avfusion.align1d(features, rois, output_size, sampling_ratio, check_rois)
     return output
 
 
 def project_align1d(
-    features: Tensor, rois: Tensor, weight: Tensor, bias: Tensor | None = None, sampling_ratio: int = 0
+    features: Tensor,
+    rois: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    sampling_ratio: int = 0,
+    check_rois: bool = True,
 ) -> Tensor:
     """Alignment of every roi in every video, followed by a 1x1 convolution over channels and bins.
 
@@ -81,6 +92,7 @@ def project_align1d(
         weight: (O, C, S); S is the number of bins.
         bias: (O,), or None.
         sampling_ratio: as for `align1d`.
+        check_rois: as for `align1d`.
 
     Returns:
         (B, O, A), a transposed view of (B, A, O), so that ``.reshape(B, O, D, T)`` is in channels-last order;
@@ -106,7 +118,7 @@ def project_align1d(
     flat = weight.permute(2, 0, 1).reshape(slots * outputs, channels)
     projected = functional.linear(features.transpose(1, 2), flat)  # (B, T, S * O)
     projected = projected.reshape(*projected.shape[:2], slots, outputs)
-    summed: Tensor = torch.ops.avfusion.sum_aligned1d(projected, rois, sampling_ratio)
+    summed: Tensor = torch.ops.avfusion.sum_aligned1d(projected, rois, sampling_ratio, check_rois)
     if bias is not None:
         summed.add_(bias)  # in place, as the sum itself is needed by no backward pass
     return summed.transpose(1, 2)
@@ -187,7 +199,9 @@ def _batched_matrix(
     return row, index[row // bins] * frames + step, value
 
 
-def reference_align1d(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
+def reference_align1d(
+    features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int, check_rois: bool = True
+) -> Tensor:
     """`align1d` in plain torch."""
     batch, channels, frames = features.shape
     count, wide = rois.shape[0], _wide(features)
@@ -209,7 +223,9 @@ def reference_align1d_backward(
     return summed.reshape(batch, frames, channels).transpose(1, 2).to(grad.dtype).contiguous()
 
 
-def reference_sum_aligned1d(projected: Tensor, rois: Tensor, sampling_ratio: int) -> Tensor:
+def reference_sum_aligned1d(
+    projected: Tensor, rois: Tensor, sampling_ratio: int, check_rois: bool = True
+) -> Tensor:
     """Gather and sum in plain torch: (B, T, S, O), projected per bin, to (B, A, O)."""
     batch, frames, slots, outputs = projected.shape
     count, wide = rois.shape[0], _wide(projected)
@@ -234,7 +250,9 @@ def reference_sum_aligned1d_backward(
     return summed.reshape(frames, slots, batch, outputs).permute(2, 0, 1, 3).to(grad.dtype).contiguous()
 
 
-def _fake_align(features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
+def _fake_align(
+    features: Tensor, rois: Tensor, output_size: int, sampling_ratio: int, check_rois: bool = True
+) -> Tensor:
     return features.new_empty(rois.shape[0], features.shape[1], output_size)
 
 
@@ -242,7 +260,7 @@ def _fake_align_backward(grad: Tensor, rois: Tensor, batch: int, frames: int, sa
     return grad.new_empty(batch, grad.shape[1], frames)
 
 
-def _fake_sum(projected: Tensor, rois: Tensor, sampling_ratio: int) -> Tensor:
+def _fake_sum(projected: Tensor, rois: Tensor, sampling_ratio: int, check_rois: bool = True) -> Tensor:
     return projected.new_empty(projected.shape[0], rois.shape[0], projected.shape[3])
 
 
@@ -251,25 +269,27 @@ def _fake_sum_backward(grad: Tensor, rois: Tensor, slots: int, frames: int, samp
 
 
 def _save_align(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, rois, _, ctx.sampling_ratio = inputs
+    features, rois, _, ctx.sampling_ratio, _ = inputs
     ctx.save_for_backward(rois)
     ctx.batch, ctx.frames = features.shape[0], features.shape[2]
 
 
-def _align_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+def _align_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     backward = torch.ops.avfusion.align1d_backward
-    return backward(grad, *ctx.saved_tensors, ctx.batch, ctx.frames, ctx.sampling_ratio), None, None, None
+    gradient = backward(grad, *ctx.saved_tensors, ctx.batch, ctx.frames, ctx.sampling_ratio)
+    return gradient, None, None, None, None
 
 
 def _save_sum(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    projected, rois, ctx.sampling_ratio = inputs
+    projected, rois, ctx.sampling_ratio, _ = inputs
     ctx.save_for_backward(rois)
     ctx.frames, ctx.slots = projected.shape[1], projected.shape[2]
 
 
-def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+def _sum_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     backward = torch.ops.avfusion.sum_aligned1d_backward
-    return backward(grad, *ctx.saved_tensors, ctx.slots, ctx.frames, ctx.sampling_ratio), None, None
+    gradient = backward(grad, *ctx.saved_tensors, ctx.slots, ctx.frames, ctx.sampling_ratio)
+    return gradient, None, None, None
 
 
 register(ALIGN, reference_align1d, _fake_align)

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from avfusion.ops.merge_taps import merge_taps
+from avfusion.ops.tiled_conv import tiled_conv1d
+
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 SLICE = 64  # output channels at a time on the CPU, so that their transformed kernels stay in the cache
-LONG = {"cpu": 400, "cuda": 2000}  # steps of all videos from which transforming the kernel pays
+LONG = {"cpu": 400, "cuda": 400}  # steps of all videos from which transforming the kernel pays
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -55,14 +58,9 @@ def merge_branches(
         kernel_sizes: rows and columns of each branch.
         units: snippets per unit of each branch.
     """
-    taps = _check_branches(weights, kernel_sizes, units)
-    reach = max(abs(tap) for offsets in taps for tap in offsets)
-    place = torch.tensor([tap + reach for offsets in taps for tap in offsets])
-    if weights[0].is_cuda:  # a copy from other memory would wait for all that the device has still to do
-        place = place.pin_memory().to(weights[0].device, non_blocking=True)
-    stacked = torch.cat([weight.squeeze(2) for weight in weights], dim=2)
-    kernel = stacked.new_zeros(*stacked.shape[:2], 2 * reach + 1)
-    return kernel.index_add(2, place, stacked)
+    taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
+    reach = max(abs(tap) for tap in taps)
+    return merge_taps(weights, [tap + reach for tap in taps], 2 * reach + 1)
 
 
 def _check_branches(
@@ -104,9 +102,12 @@ def msta_conv1d(
     # Not stack and sum: its backward would give all branches one gradient in the same memory (torch 2.13),
     # and a second backward would add to it once per branch.
     bias = functools.reduce(torch.add, biases)
-    if _tiles_pay(features):
+    tiles = _tiles_pay(features)
+    if tiles and not features.is_cuda:
         return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
     kernel = merge_branches(weights, kernel_sizes, units)
+    if tiles:
+        return tiled_conv1d(features, kernel) + bias[:, None]
     return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
 
 
@@ -140,10 +141,12 @@ def convolve_tiles(
 def _tiles_pay(features: Tensor) -> bool:
     """Whether to convolve over frequencies: long features in full precision (cuDNN is faster in TF32)."""
     device = features.device.type
-    if features.ndim != 3 or features.dtype not in (torch.float32, torch.float64):
+    if features.dtype not in (torch.float32, torch.float64):
         return False
-    if device == "cuda" and torch.backends.cudnn.allow_tf32 and features.dtype == torch.float32:
-        return False
+    if device == "cuda":
+        tf32 = torch.backends.cudnn.allow_tf32 and features.dtype == torch.float32
+        if tf32 or torch.compiler.is_compiling():
+            return False
     long = features.shape[0] * features.shape[2] >= LONG.get(device, math.inf)
     return long and not torch.is_autocast_enabled(device)
 

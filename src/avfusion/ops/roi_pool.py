@@ -8,7 +8,7 @@ from torch import Tensor
 from avfusion.ops._extension import register
 
 FORWARD = (
-    "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale)"
+    "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale, bool check_rois=True)"
     " -> (Tensor output, Tensor argmax)"
 )
 BACKWARD = (
@@ -17,7 +17,9 @@ BACKWARD = (
 )
 
 
-def roi_max_pool1d(features: Tensor, rois: Tensor, output_size: int, spatial_scale: float) -> Tensor:
+def roi_max_pool1d(
+    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, check_rois: bool = True
+) -> Tensor:
     """Largest value of every channel in `output_size` bins of equal length per roi.
 
     A roi covers ``[start, end + 1)`` in its own unit (end inclusive, as for frame numbers), that is
@@ -36,14 +38,15 @@ def roi_max_pool1d(features: Tensor, rois: Tensor, output_size: int, spatial_sca
             Bounds are computed in float32 (float64 for float64 features).
         output_size: number of bins S.
         spatial_scale: steps of the features per unit of the rois; 0.125 with 8 ticks per snippet.
+        check_rois: on CUDA, look for rois of a video that is not there, which waits for the device. Without
+            it, and while a CUDA graph is captured, such a roi gives NaN and no gradient.
 
     Returns:
         (R, C, S), of the type of `features`; differentiable in `features`.
 
     Raises:
         ValueError: wrong shapes, types or sizes.
-        IndexError: a roi names a batch index that is not there. On CUDA it does not raise, because to look
-            at it would wait for the device: it gives NaN and no gradient.
+        IndexError: a roi names a batch index that is not there.
 
     Source: ``ops/roi_pool`` of the MUSES code.
     """
@@ -59,14 +62,15 @@ def roi_max_pool1d(features: Tensor, rois: Tensor, output_size: int, spatial_sca
         raise ValueError(
             f"output_size and spatial_scale must be positive, not {output_size} and {spatial_scale}"
         )
-    output: Tensor = torch.ops.avfusion.roi_max_pool1d(features, rois, output_size, spatial_scale)[0]
+    pool = torch.ops.avfusion.roi_max_pool1d
+    output: Tensor = pool(features, rois, output_size, spatial_scale, check_rois)[0]
     return output
 
 
 def reference_roi_max_pool1d(
-    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float
+    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, check_rois: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Forward pass in plain torch: values, and the step that each was found at (-1: none)."""
+    """Forward pass in plain torch: values, and the step (int32) that each was found at (-1: none)."""
     batch, channels, frames = features.shape
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     index = rois[:, 0].long()
@@ -94,6 +98,7 @@ def reference_roi_max_pool1d(
         argmax = torch.where(better, place[..., None], argmax)
     best = torch.where(well_formed[..., None], best, 0)
     argmax = torch.where(well_formed[..., None], argmax, 0)
+    argmax = argmax.to(torch.int32)
     return best.transpose(1, 2).to(features.dtype).contiguous(), argmax.transpose(1, 2).contiguous()
 
 
@@ -111,9 +116,11 @@ def reference_roi_max_pool1d_backward(
     return summed.reshape(channels, batch, frames).transpose(0, 1).contiguous()
 
 
-def _fake(features: Tensor, rois: Tensor, output_size: int, spatial_scale: float) -> tuple[Tensor, Tensor]:
+def _fake(
+    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, check_rois: bool = True
+) -> tuple[Tensor, Tensor]:
     shape = (rois.shape[0], features.shape[1], output_size)
-    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int64)
+    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
 
 
 def _fake_backward(grad: Tensor, argmax: Tensor, batch_index: Tensor, batch: int, frames: int) -> Tensor:
@@ -126,10 +133,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.batch, ctx.frames = features.shape[0], features.shape[2]
 
 
-def _gradient(ctx: Any, grad: Tensor, grad_argmax: Tensor | None) -> tuple[Tensor, None, None, None]:
+def _gradient(ctx: Any, grad: Tensor, grad_argmax: Tensor | None) -> tuple[Tensor, None, None, None, None]:
     argmax, rois = ctx.saved_tensors
     backward = torch.ops.avfusion.roi_max_pool1d_backward
-    return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None
+    return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None, None
 
 
 register(FORWARD, reference_roi_max_pool1d, _fake)

@@ -1,0 +1,96 @@
+// What kernels share whose blocks take some channels of one video and all rois of that video: the channels in
+// shared memory, the list of the rois, and how to divide the work into enough blocks.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace avfusion::ops {
+
+constexpr int64_t STAGED_BYTES = 100 * 1024;  // of shared memory, so that two blocks share a multiprocessor
+constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi; a block counts those of THREADS rois
+
+// Copies `count` numbers that lie in a row to shared memory; __syncthreads before they are used.
+template <int THREADS, typename scalar_t>
+__device__ __forceinline__ void stage(const scalar_t* __restrict__ from, int count, scalar_t* to) {
+  constexpr int PACK = 16 / sizeof(scalar_t);
+  int done = 0;
+  if (reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+    const int packs = count / PACK;
+    for (int i = threadIdx.x; i < packs; i += THREADS) {
+      reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+    }
+    done = packs * PACK;
+  }
+  for (int i = done + threadIdx.x; i < count; i += THREADS) {
+    to[i] = from[i];
+  }
+}
+
+template <typename coord_t>
+__device__ __forceinline__ bool names_no_video(coord_t index, int64_t batch) {
+  return !(index > coord_t(-1) && index < static_cast<coord_t>(batch));
+}
+
+// Rois of one video, in the order of their table. Those of a video that is not there count as the first's.
+template <int THREADS>
+struct RoisOfVideo {
+  int64_t roi[THREADS];
+  int of_warp[THREADS / 32];
+
+  // Collective: looks at rois [base, base + THREADS) below `end`; returns how many are the video's.
+  template <typename coord_t>
+  __device__ int find(const coord_t* __restrict__ rois, int64_t base, int64_t end, int64_t video,
+                      int64_t batch) {
+    const int64_t r = base + threadIdx.x;
+    bool mine = false;
+    if (r < end) {
+      const coord_t index = rois[3 * r];
+      mine = (names_no_video(index, batch) ? 0 : static_cast<int64_t>(index)) == video;
+    }
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const unsigned hits = __ballot_sync(0xffffffffu, mine);
+    __syncthreads();  // the previous list has been used
+    if (lane == 0) {
+      of_warp[warp] = __popc(hits);
+    }
+    __syncthreads();
+    int place = __popc(hits & ((1u << lane) - 1u)), total = 0;
+    for (int w = 0; w < THREADS / 32; ++w) {
+      place += w < warp ? of_warp[w] : 0;
+      total += of_warp[w];
+    }
+    if (mine) {
+      roi[place] = r;
+    }
+    __syncthreads();
+    return total;
+  }
+};
+
+inline int64_t multiprocessors() {
+  int count = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, c10::cuda::current_device()));
+  return count;
+}
+
+// Into how many parts to divide what each of `blocks` blocks does, for `wanted` blocks on a multiprocessor.
+inline int64_t parts_for(int64_t blocks, int64_t wanted, int64_t most) {
+  const int64_t parts = (wanted * multiprocessors() + blocks - 1) / blocks;
+  return std::max<int64_t>(1, std::min({parts, most, int64_t(65535)}));
+}
+
+// Lets a kernel use more than the 48 KB of shared memory that it may have unasked.
+template <typename Kernel>
+void allow_shared(Kernel kernel, int64_t bytes) {
+  if (bytes > 48 * 1024) {
+    C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(bytes)));
+  }
+}
+
+}  // namespace avfusion::ops
