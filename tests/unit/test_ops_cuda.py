@@ -330,7 +330,7 @@ def test_opcheck() -> None:
     segments, scores, groups = (tensor.cuda() for tensor in segments_of(50))
     check = torch.library.opcheck
     taps = [torch.ones(3, 4, 1, 2, device="cuda", requires_grad=True) for _ in range(2)]
-    check(OPS.merge_taps, (taps, [0, 2, 1, 2], 3))
+    check(OPS.merge_taps, (taps, [torch.ones(3, device="cuda", requires_grad=True)], [0, 2, 1, 2], 3))
     check(OPS.split_taps, (torch.ones(3, 4, 3, device="cuda"), [0, 2, 1, 2], [2, 2]))
     check(OPS.roi_max_pool1d, (x, table, 4, 0.5))
     output, argmax = OPS.roi_max_pool1d(x.detach(), table, 4, 0.5)

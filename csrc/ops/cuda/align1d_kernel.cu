@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(THREADS)
   const auto stride = static_cast<place_t>(frames);
   const int64_t begin = blockIdx.y * per_block, end = begin + per_block < count ? begin + per_block : count;
   for (int64_t base = begin; base < end; base += THREADS) {
-    const int items = list.find(rois, base, end, video, batch) * bins;
+    const int items =
+        bins * list.find(base, end, [&](int64_t r) { return video_of(rois[3 * r], batch) == video; });
     for (int item = threadIdx.x; item < items; item += THREADS) {
       const int64_t r = list.roi[item / bins];
       const int b = item % bins;
@@ -262,7 +263,7 @@ at::Tensor align1d_cuda(const at::Tensor& features, const at::Tensor& rois, int6
     const int64_t blocks = batch * ((channels + TILE - 1) / TILE), bytes = TILE * frames * sizeof(scalar_t);
     TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
     const int64_t parts = parts_for(blocks, 16, (count + 31) / 32);
-    const bool staged = bytes <= STAGED_BYTES;
+    const bool staged = bytes <= HALF_SHARED;
     const auto kernel = staged ? align<scalar_t, acc_t, true> : align<scalar_t, acc_t, false>;
     allow_shared(kernel, staged ? bytes : 0);
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
@@ -298,7 +299,7 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
         number, count, batch, order.mutable_data_ptr<int64_t>(), bounds.mutable_data_ptr<int64_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     const int64_t bytes = frames * COLUMNS * static_cast<int64_t>(sizeof(acc_t));
-    const bool staged = bytes <= STAGED_BYTES;
+    const bool staged = bytes <= HALF_SHARED;
     const auto options = grad.options().dtype(sum_type(grad));
     sums = staged ? at::empty({parts, batch, frames, channels}, options)
                   : at::zeros({parts, batch, frames, channels}, options);

@@ -1,6 +1,7 @@
 // Merging the kernels of several convolutions into one on CUDA, and taking its gradient apart. Bound by
-// bandwidth: every number is read and written once. A tap of the merged kernel is a sum in the order of the
-// branches.
+// bandwidth: every number is read and written once. In memory the merged kernel is (outputs, taps, channels),
+// as cuDNN's convolutions for tensor cores and the products of tiled_conv1d read it. A tap of it is a sum in
+// the order of the branches.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -11,65 +12,108 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <tuple>
 #include <vector>
+
+#include "video_tiles.h"
 
 namespace avfusion::ops {
 namespace {
 
 constexpr int THREADS = 256;
+constexpr int CHANNELS = 64;  // of a block, for one output
+constexpr int PITCH = CHANNELS + 1;
 constexpr int BRANCHES = 8;  // at most; avfusion/ops/merge_taps.py knows these three
 constexpr int TAPS = 256;    // of all branches together
 constexpr int WIDTH = 256;   // of the merged kernel
 
-// Where the branches lie, and which of their taps make up tap k: those of sources [first[k], first[k + 1]).
+// Where weights and biases of the branches lie, and how many taps each has.
 template <typename pointer_t>
-struct Table {
-  pointer_t branch[BRANCHES];
-  int taps[BRANCHES];
-  uint16_t first[WIDTH + 1];
-  uint8_t of_branch[TAPS];
-  uint8_t tap[TAPS];
+struct Branches {
+  pointer_t branch[BRANCHES], bias[BRANCHES];
+  int taps[BRANCHES], count, biases;
 };
 
+// Which taps make up tap k of the kernel: [first[k], first[k + 1]), by branch and tap.
+struct Sources {
+  uint16_t first[WIDTH + 1];
+  uint8_t branch[TAPS], tap[TAPS];
+};
+
+struct Places {
+  uint8_t place[TAPS];  // of the taps, branch by branch
+};
+
+// weights (outputs, channels, 1, taps) and biases (outputs) of every branch -> kernel (outputs, width,
+// channels) and bias. Block (CHANNELS channels of an output), or the last one: the bias.
 template <typename scalar_t>
 __global__ void __launch_bounds__(THREADS)
-    merge(const __grid_constant__ Table<const scalar_t*> table, int64_t total, int width,
-          scalar_t* __restrict__ kernel) {
+    merge(const __grid_constant__ Branches<const scalar_t*> branches, const __grid_constant__ Sources sources,
+          int64_t outputs, int64_t channels, int width, scalar_t* __restrict__ kernel,
+          scalar_t* __restrict__ bias) {
   using acc_t = at::opmath_type<scalar_t>;
-  __shared__ Table<const scalar_t*> own;  // as lanes want different entries of it
-  for (int i = threadIdx.x; i < static_cast<int>(sizeof(own) / sizeof(int)); i += THREADS) {
-    reinterpret_cast<int*>(&own)[i] = reinterpret_cast<const int*>(&table)[i];
+  extern __shared__ __align__(16) unsigned char memory[];
+  const int64_t tiles = (channels + CHANNELS - 1) / CHANNELS, output = blockIdx.x / tiles;
+  if (output == outputs) {
+    for (int64_t o = threadIdx.x; o < outputs; o += THREADS) {
+      acc_t sum = 0;
+      for (int b = 0; b < branches.biases; ++b) {
+        sum += static_cast<acc_t>(branches.bias[b][o]);
+      }
+      bias[o] = static_cast<scalar_t>(sum);
+    }
+    return;
+  }
+  __shared__ int begin[BRANCHES];
+  const int64_t first = blockIdx.x % tiles * CHANNELS;
+  const int here = static_cast<int>(channels - first < CHANNELS ? channels - first : CHANNELS);
+  auto* staged = reinterpret_cast<scalar_t*>(memory);
+  int held = 0;
+  for (int b = 0; b < branches.count; ++b) {
+    const int taps = branches.taps[b];
+    stage<THREADS>(branches.branch[b] + (output * channels + first) * taps, here * taps, staged + held);
+    begin[b] = held;  // the same from every thread
+    held += CHANNELS * taps;
   }
   __syncthreads();
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * THREADS;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; i < total; i += stride) {
-    const int64_t pair = i / width;
-    const int k = static_cast<int>(i - pair * width);
+  const int c = threadIdx.x % CHANNELS;
+  for (int k = threadIdx.x / CHANNELS; k < width; k += THREADS / CHANNELS) {
     acc_t sum = 0;
-    for (int source = own.first[k]; source < own.first[k + 1]; ++source) {
-      const int b = own.of_branch[source];
-      sum += static_cast<acc_t>(own.branch[b][pair * own.taps[b] + own.tap[source]]);
+    for (int source = sources.first[k]; source < sources.first[k + 1]; ++source) {
+      const int b = sources.branch[source];
+      sum += static_cast<acc_t>(staged[begin[b] + c * branches.taps[b] + sources.tap[source]]);
     }
-    kernel[i] = static_cast<scalar_t>(sum);
+    if (c < here) {
+      kernel[(output * width + k) * channels + first + c] = static_cast<scalar_t>(sum);
+    }
   }
 }
 
-// Block (.., branch); here `tap` of a branch's tap, counted over all branches, is its place.
+// grad (outputs, width, channels) -> the branches (outputs, channels, 1, taps). Block as above.
 template <typename scalar_t>
 __global__ void __launch_bounds__(THREADS)
-    split(const __grid_constant__ Table<scalar_t*> table, const scalar_t* __restrict__ grad, int64_t pairs,
-          int width) {
-  __shared__ uint8_t place[TAPS];
-  const int b = blockIdx.y, taps = table.taps[b];
-  for (int i = threadIdx.x; i < taps; i += THREADS) {
-    place[i] = table.tap[table.first[b] + i];
+    split(const __grid_constant__ Branches<scalar_t*> branches, const __grid_constant__ Places places,
+          const scalar_t* __restrict__ grad, int64_t channels, int width) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  __shared__ Places own;  // as lanes want different entries of it
+  const int64_t tiles = (channels + CHANNELS - 1) / CHANNELS, output = blockIdx.x / tiles;
+  const int64_t first = blockIdx.x % tiles * CHANNELS;
+  const int here = static_cast<int>(channels - first < CHANNELS ? channels - first : CHANNELS);
+  auto* staged = reinterpret_cast<scalar_t*>(memory);
+  own.place[threadIdx.x] = places.place[threadIdx.x];
+  const int c = threadIdx.x % CHANNELS;
+  for (int k = threadIdx.x / CHANNELS; k < width && c < here; k += THREADS / CHANNELS) {
+    staged[k * PITCH + c] = grad[(output * width + k) * channels + first + c];
   }
   __syncthreads();
-  scalar_t* to = table.branch[b];
-  const int64_t total = pairs * taps, stride = static_cast<int64_t>(gridDim.x) * THREADS;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; i < total; i += stride) {
-    const int64_t pair = i / taps;
-    to[i] = grad[pair * width + place[i - pair * taps]];
+  int before = 0;
+  for (int b = 0; b < branches.count; ++b) {
+    const unsigned taps = branches.taps[b];
+    scalar_t* to = branches.branch[b] + (output * channels + first) * taps;
+    for (unsigned i = threadIdx.x; i < here * taps; i += THREADS) {
+      to[i] = staged[own.place[before + i % taps] * PITCH + i / taps];
+    }
+    before += static_cast<int>(taps);
   }
 }
 
@@ -83,55 +127,89 @@ void check_sizes(size_t branches, at::IntArrayRef places, int64_t width) {
   }
 }
 
-unsigned blocks_for(int64_t total) {
-  return static_cast<unsigned>(std::min<int64_t>((total + THREADS - 1) / THREADS, 1 << 14));
+unsigned blocks_for(int64_t outputs, int64_t channels) {
+  const int64_t blocks = outputs * ((channels + CHANNELS - 1) / CHANNELS);
+  TORCH_CHECK(blocks < (int64_t(1) << 31) - 1, "weights are too large for one call: ", outputs, " outputs of ",
+              channels, " channels");
+  return static_cast<unsigned>(blocks);
 }
 
-at::Tensor merge_taps_cuda(at::TensorList weights, at::IntArrayRef places, int64_t width) {
-  check_sizes(weights.size(), places, width);
-  const at::Tensor& like = weights[0];
-  const c10::cuda::CUDAGuard guard(like.device());
-  std::vector<at::Tensor> inputs;
-  int64_t taps = 0;
-  for (const at::Tensor& weight : weights) {
-    TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 1 && weight.size(0) == like.size(0) &&
-                    weight.size(1) == like.size(1) && weight.scalar_type() == like.scalar_type() &&
-                    weight.device() == like.device(),
-                "weights must all be (outputs, channels, 1, taps) of one type on one device");
-    inputs.push_back(weight.contiguous());
-    taps += weight.size(3);
+// The table of branches of these sizes, without where they lie.
+template <typename pointer_t>
+Branches<pointer_t> branches_of(at::IntArrayRef counts, at::IntArrayRef places) {
+  Branches<pointer_t> branches = {};
+  int64_t all = 0;
+  for (const int64_t count : counts) {
+    TORCH_CHECK(count > 0, "a branch has at least one tap, not ", count);
+    branches.taps[branches.count++] = static_cast<int>(count);
+    all += count;
   }
-  TORCH_CHECK(taps == static_cast<int64_t>(places.size()), "places must be one for each of the ", taps,
+  TORCH_CHECK(all == static_cast<int64_t>(places.size()), "places must be one for each of the ", all,
               " taps, not ", places.size());
-  auto kernel = at::empty({like.size(0), like.size(1), width}, like.options());
-  if (kernel.numel() == 0) {
-    return kernel;
-  }
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, like.scalar_type(), "merge_taps_cuda", [&] {
-    Table<const scalar_t*> table = {};
-    int source = 0;
-    for (int64_t k = 0; k < width; ++k) {
-      table.first[k] = static_cast<uint16_t>(source);
-      size_t at = 0;
-      for (size_t b = 0; b < inputs.size(); ++b) {
-        for (int64_t tap = 0; tap < inputs[b].size(3); ++tap, ++at) {
-          if (places[at] == k) {
-            table.of_branch[source] = static_cast<uint8_t>(b);
-            table.tap[source++] = static_cast<uint8_t>(tap);
-          }
+  return branches;
+}
+
+Sources sources_of(at::IntArrayRef counts, at::IntArrayRef places, int64_t width) {
+  Sources sources = {};
+  int count = 0;
+  for (int64_t k = 0; k < width; ++k) {
+    sources.first[k] = static_cast<uint16_t>(count);
+    size_t i = 0;
+    for (size_t b = 0; b < counts.size(); ++b) {
+      for (int64_t tap = 0; tap < counts[b]; ++tap, ++i) {
+        if (places[i] == k) {
+          sources.branch[count] = static_cast<uint8_t>(b);
+          sources.tap[count++] = static_cast<uint8_t>(tap);
         }
       }
     }
-    table.first[width] = static_cast<uint16_t>(source);
+  }
+  sources.first[width] = static_cast<uint16_t>(count);
+  return sources;
+}
+
+std::tuple<at::Tensor, at::Tensor> merge_taps_cuda(at::TensorList weights, at::TensorList biases,
+                                                   at::IntArrayRef places, int64_t width) {
+  check_sizes(weights.size(), places, width);
+  const at::Tensor& like = weights[0];
+  const c10::cuda::CUDAGuard guard(like.device());
+  const int64_t outputs = like.size(0), channels = like.size(1);
+  std::vector<at::Tensor> inputs, sums;
+  std::vector<int64_t> counts;
+  for (const at::Tensor& weight : weights) {
+    TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 1 && weight.size(0) == outputs &&
+                    weight.size(1) == channels && weight.scalar_type() == like.scalar_type() &&
+                    weight.device() == like.device(),
+                "weights must all be (outputs, channels, 1, taps) of one type on one device");
+    inputs.push_back(weight.contiguous());
+    counts.push_back(weight.size(3));
+  }
+  TORCH_CHECK(biases.size() <= weights.size(), "biases must be at most one per branch, not ", biases.size());
+  for (const at::Tensor& bias : biases) {
+    TORCH_CHECK(bias.dim() == 1 && bias.size(0) == outputs && bias.scalar_type() == like.scalar_type() &&
+                    bias.device() == like.device(),
+                "biases must be (outputs) of the weights' type and device");
+    sums.push_back(bias.contiguous());
+  }
+  auto kernel = at::empty({outputs, width, channels}, like.options());
+  auto bias = at::empty({outputs}, like.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, like.scalar_type(), "merge_taps_cuda", [&] {
+    auto branches = branches_of<const scalar_t*>(counts, places);
     for (size_t b = 0; b < inputs.size(); ++b) {
-      table.branch[b] = inputs[b].const_data_ptr<scalar_t>();
-      table.taps[b] = static_cast<int>(inputs[b].size(3));
+      branches.branch[b] = inputs[b].const_data_ptr<scalar_t>();
     }
-    merge<scalar_t><<<blocks_for(kernel.numel()), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        table, kernel.numel(), static_cast<int>(width), kernel.mutable_data_ptr<scalar_t>());
+    for (const at::Tensor& sum : sums) {
+      branches.bias[branches.biases++] = sum.const_data_ptr<scalar_t>();
+    }
+    const int64_t bytes = CHANNELS * static_cast<int64_t>(places.size() * sizeof(scalar_t));
+    allow_shared(merge<scalar_t>, bytes);
+    const unsigned blocks = blocks_for(outputs, channels) + 1;
+    merge<scalar_t><<<blocks, THREADS, bytes, c10::cuda::getCurrentCUDAStream()>>>(
+        branches, sources_of(counts, places, width), outputs, channels, static_cast<int>(width),
+        kernel.mutable_data_ptr<scalar_t>(), bias.mutable_data_ptr<scalar_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
-  return kernel;
+  return {kernel.transpose(1, 2), bias};
 }
 
 std::vector<at::Tensor> split_taps_cuda(const at::Tensor& grad, at::IntArrayRef places,
@@ -140,36 +218,24 @@ std::vector<at::Tensor> split_taps_cuda(const at::Tensor& grad, at::IntArrayRef 
               "grad must be floating point (outputs, channels, taps)");
   check_sizes(counts.size(), places, grad.size(2));
   const c10::cuda::CUDAGuard guard(grad.device());
-  const auto from = grad.contiguous();
-  const int64_t pairs = grad.size(0) * grad.size(1);
+  const int64_t outputs = grad.size(0), channels = grad.size(1), width = grad.size(2);
+  const auto from = grad.transpose(1, 2).contiguous();
   std::vector<at::Tensor> grads;
-  int64_t taps = 0, most = 0;
-  for (const int64_t count : counts) {
-    TORCH_CHECK(count >= 0, "counts must not be negative");
-    grads.push_back(at::empty({grad.size(0), grad.size(1), 1, count}, grad.options()));
-    taps += count;
-    most = std::max(most, count);
-  }
-  TORCH_CHECK(taps == static_cast<int64_t>(places.size()), "places must be one for each of the ", taps,
-              " taps, not ", places.size());
-  if (pairs * most == 0) {
-    return grads;
-  }
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, grad.scalar_type(), "split_taps_cuda", [&] {
-    Table<scalar_t*> table = {};
-    int first = 0;
-    for (size_t b = 0; b < grads.size(); ++b) {
-      table.branch[b] = grads[b].mutable_data_ptr<scalar_t>();
-      table.taps[b] = static_cast<int>(counts[b]);
-      table.first[b] = static_cast<uint16_t>(first);
-      first += table.taps[b];
+    auto branches = branches_of<scalar_t*>(counts, places);
+    for (const int64_t count : counts) {
+      grads.push_back(at::empty({outputs, channels, 1, count}, grad.options()));
+      branches.branch[grads.size() - 1] = grads.back().template mutable_data_ptr<scalar_t>();
     }
-    for (size_t at = 0; at < places.size(); ++at) {
-      table.tap[at] = static_cast<uint8_t>(places[at]);
+    Places table = {};
+    std::copy(places.begin(), places.end(), table.place);
+    if (grad.numel() == 0) {
+      return;
     }
-    const dim3 grid(blocks_for(pairs * most), static_cast<unsigned>(grads.size()));
-    split<scalar_t><<<grid, THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-        table, from.const_data_ptr<scalar_t>(), pairs, static_cast<int>(grad.size(2)));
+    const int64_t bytes = PITCH * width * static_cast<int64_t>(sizeof(scalar_t));
+    allow_shared(split<scalar_t>, bytes);
+    split<scalar_t><<<blocks_for(outputs, channels), THREADS, bytes, c10::cuda::getCurrentCUDAStream()>>>(
+        branches, table, from.const_data_ptr<scalar_t>(), channels, static_cast<int>(width));
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return grads;

@@ -180,15 +180,17 @@ __global__ void __launch_bounds__(THREADS)
   const int64_t slot = blockIdx.x % slots, step = blockIdx.x / slots, video = blockIdx.y;
   const scalar_t* rows = grad + video * count * channels;
   Channels<scalar_t, acc_t, PACKED> own(blockIdx.z, channels);
+  const acc_t per_slot = acc_t(1) / static_cast<acc_t>(slots);
   int held = 0;
   for (int64_t base = 0; base < count; base += THREADS) {
     const int64_t a = base + threadIdx.x;
     acc_t weight = 0;
     if (a < count) {
-      const AlignedRoi<acc_t> roi(rois[2 * a], rois[2 * a + 1], slots, sampling_ratio);
-      const acc_t low = roi.start + static_cast<acc_t>(slot) * roi.size - static_cast<acc_t>(step);
-      if (low < acc_t(2) && low + roi.size > acc_t(-2)) {
-        weight = roi.weight_of(step, slot, frames);
+      const acc_t from = rois[2 * a], to = rois[2 * a + 1];
+      const acc_t size = (to - from > acc_t(1) ? to - from : acc_t(1)) * per_slot;
+      const acc_t low = from + static_cast<acc_t>(slot) * size - static_cast<acc_t>(step);
+      if (low < acc_t(2) && low + size > acc_t(-2)) {  // most are not, and this is cheaper than the weight
+        weight = AlignedRoi<acc_t>(from, to, slots, sampling_ratio).weight_of(step, slot, frames);
       }
     }
     if (!__syncthreads_or(weight != acc_t(0))) {

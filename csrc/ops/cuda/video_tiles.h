@@ -11,7 +11,8 @@
 
 namespace avfusion::ops {
 
-constexpr int64_t STAGED_BYTES = 100 * 1024;  // of shared memory, so that two blocks share a multiprocessor
+constexpr int64_t HALF_SHARED = 100 * 1024;   // bytes of shared memory, so that two blocks fit
+constexpr int64_t ALL_SHARED = 200 * 1024;    // or one
 constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi; a block counts those of THREADS rois
 
 // Copies `count` numbers that lie in a row to shared memory; __syncthreads before they are used.
@@ -36,22 +37,18 @@ __device__ __forceinline__ bool names_no_video(coord_t index, int64_t batch) {
   return !(index > coord_t(-1) && index < static_cast<coord_t>(batch));
 }
 
-// Rois of one video, in the order of their table. Those of a video that is not there count as the first's.
+// Rois of one video, in the order of their table.
 template <int THREADS>
 struct RoisOfVideo {
   int64_t roi[THREADS];
   int of_warp[THREADS / 32];
 
-  // Collective: looks at rois [base, base + THREADS) below `end`; returns how many are the video's.
-  template <typename coord_t>
-  __device__ int find(const coord_t* __restrict__ rois, int64_t base, int64_t end, int64_t video,
-                      int64_t batch) {
+  // Collective: of the rois from `base` on, one per thread, those below `end` for which `is_mine(roi)` holds;
+  // returns how many there are.
+  template <typename Mine>
+  __device__ int find(int64_t base, int64_t end, const Mine& is_mine) {
     const int64_t r = base + threadIdx.x;
-    bool mine = false;
-    if (r < end) {
-      const coord_t index = rois[3 * r];
-      mine = (names_no_video(index, batch) ? 0 : static_cast<int64_t>(index)) == video;
-    }
+    const bool mine = r < end && is_mine(r);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const unsigned hits = __ballot_sync(0xffffffffu, mine);
     __syncthreads();  // the previous list has been used
@@ -60,7 +57,7 @@ struct RoisOfVideo {
     }
     __syncthreads();
     int place = __popc(hits & ((1u << lane) - 1u)), total = 0;
-    for (int w = 0; w < THREADS / 32; ++w) {
+    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
       place += w < warp ? of_warp[w] : 0;
       total += of_warp[w];
     }
@@ -72,22 +69,29 @@ struct RoisOfVideo {
   }
 };
 
+// The video of a roi; one that names none counts as the first video's.
+template <typename coord_t>
+__device__ __forceinline__ int64_t video_of(coord_t index, int64_t batch) {
+  return names_no_video(index, batch) ? 0 : static_cast<int64_t>(index);
+}
+
 inline int64_t multiprocessors() {
   int count = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, c10::cuda::current_device()));
   return count;
 }
 
-// Into how many parts to divide what each of `blocks` blocks does, for `wanted` blocks on a multiprocessor.
+// Into how many parts to divide what each of `blocks` blocks does, for at most `wanted` blocks on a
+// multiprocessor.
 inline int64_t parts_for(int64_t blocks, int64_t wanted, int64_t most) {
-  const int64_t parts = (wanted * multiprocessors() + blocks - 1) / blocks;
+  const int64_t parts = wanted * multiprocessors() / blocks;
   return std::max<int64_t>(1, std::min({parts, most, int64_t(65535)}));
 }
 
 // Lets a kernel use more than the 48 KB of shared memory that it may have unasked.
 template <typename Kernel>
 void allow_shared(Kernel kernel, int64_t bytes) {
-  if (bytes > 48 * 1024) {
+  if (bytes > 24 * 1024) {  // with what the kernel declares itself
     C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(bytes)));
   }

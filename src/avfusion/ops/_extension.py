@@ -82,6 +82,24 @@ def register(schema: str, reference: Callable[..., Any], fake: Callable[..., Any
     Raises:
         ImportError: the extension defines this operator otherwise, or not at all: it is of another version.
     """
+    name = _define(schema)
+    torch.library.register_fake(f"avfusion::{name}", fake, lib=_LIBRARY)
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+
+
+def register_composite(schema: str, reference: Callable[..., Any]) -> None:
+    """Register an operator that is made of differentiable ones; `reference` serves without the extension.
+
+    Raises:
+        ImportError: as `register`.
+    """
+    name = _define(schema)
+    if not _STATUS.loaded:
+        _LIBRARY.impl(name, reference, "CompositeImplicitAutograd")
+
+
+def _define(schema: str) -> str:
+    """Name of an operator, which is now there with this schema."""
     name = schema.split("(", 1)[0]
     if not _STATUS.loaded:
         _LIBRARY.define(schema)
@@ -90,5 +108,4 @@ def register(schema: str, reference: Callable[..., Any], fake: Callable[..., Any
             f"{_STATUS.detail} was built from other sources than these ({name} is {found or 'not in it'}); "
             f"{ADVICE}, or set {DISABLE}=1"
         )
-    torch.library.register_fake(f"avfusion::{name}", fake, lib=_LIBRARY)
-    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    return name

@@ -21,13 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avfusion.ops.merge_taps import merge_taps
+from avfusion.ops._extension import register_composite
+from avfusion.ops.merge_taps import fits, merge_taps
 from avfusion.ops.tiled_conv import tiled_conv1d
 
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
+SCHEMA = (
+    "msta_conv1d(Tensor features, Tensor[] weights, Tensor[] biases, int[] places, int width,"
+    " bool over_frequencies) -> Tensor"
+)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 SLICE = 64  # output channels at a time on the CPU, so that their transformed kernels stay in the cache
-LONG = {"cpu": 400, "cuda": 400}  # steps of all videos from which transforming the kernel pays
+LONG = {"cpu": 400, "cuda": 0}  # steps of all videos from which transforming the kernel pays
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -58,9 +63,16 @@ def merge_branches(
         kernel_sizes: rows and columns of each branch.
         units: snippets per unit of each branch.
     """
+    return merge_taps(weights, [], *_places(weights, kernel_sizes, units))[0]
+
+
+def _places(
+    weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
+) -> tuple[list[int], int]:
+    """Where in the merged kernel the taps of the branches stand, and how many taps it has."""
     taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
     reach = max(abs(tap) for tap in taps)
-    return merge_taps(weights, [tap + reach for tap in taps], 2 * reach + 1)
+    return [tap + reach for tap in taps], 2 * reach + 1
 
 
 def _check_branches(
@@ -99,16 +111,31 @@ def msta_conv1d(
     Source: ``MSTALayer`` with fusion type "add" of the MUSES code (Liu et al., CVPR 2021, section 4.2).
     """
     _check_layer(features, weights, biases)
-    # Not stack and sum: its backward would give all branches one gradient in the same memory (torch 2.13),
-    # and a second backward would add to it once per branch.
-    bias = functools.reduce(torch.add, biases)
     tiles = _tiles_pay(features)
     if tiles and not features.is_cuda:
+        bias = functools.reduce(torch.add, biases)
         return convolve_tiles(features, weights, kernel_sizes, units) + bias[:, None]
-    kernel = merge_branches(weights, kernel_sizes, units)
-    if tiles:
+    places, width = _places(weights, kernel_sizes, units)
+    if not fits(weights, places, width):
+        return reference_msta_conv1d(features, weights, biases, places, width, tiles)
+    layer = torch.ops.avfusion.msta_conv1d
+    summed: Tensor = layer(features, list(weights), list(biases), places, width, tiles)
+    return summed
+
+
+def reference_msta_conv1d(
+    features: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    places: Sequence[int],
+    width: int,
+    over_frequencies: bool,
+) -> Tensor:
+    """The same with the taps' places in the merged kernel, in Python."""
+    kernel, bias = merge_taps(weights, biases, places, width)
+    if over_frequencies:
         return tiled_conv1d(features, kernel) + bias[:, None]
-    return functional.conv1d(features, kernel, bias, padding=kernel.shape[2] // 2)
+    return functional.conv1d(features, kernel, bias, padding=width // 2)
 
 
 def _check_layer(features: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
@@ -262,3 +289,6 @@ class _TiledConvolution(torch.autograd.Function):
         )
         steps = steps.reshape(ctx.batch, channels, -1)[:, :, reach : reach + ctx.frames]
         return steps, None, *grad_weights
+
+
+register_composite(SCHEMA, reference_msta_conv1d)

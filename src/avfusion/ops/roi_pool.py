@@ -131,9 +131,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     features, rois = inputs[:2]
     ctx.save_for_backward(output[1], rois)
     ctx.batch, ctx.frames = features.shape[0], features.shape[2]
+    ctx.set_materialize_grads(False)  # zeros for argmax
 
 
-def _gradient(ctx: Any, grad: Tensor, grad_argmax: Tensor | None) -> tuple[Tensor, None, None, None, None]:
+def _gradient(ctx: Any, grad: Tensor | None, grad_argmax: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None, None
     argmax, rois = ctx.saved_tensors
     backward = torch.ops.avfusion.roi_max_pool1d_backward
     return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None, None

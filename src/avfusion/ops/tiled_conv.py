@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from avfusion.ops._extension import register_composite
+
+SCHEMA = "tiled_conv1d(Tensor features, Tensor kernel) -> Tensor"
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 
 
@@ -30,6 +33,12 @@ def tiled_conv1d(features: Tensor, kernel: Tensor) -> Tensor:
     Returns:
         (B, O, T); differentiable in both.
     """
+    convolved: Tensor = torch.ops.avfusion.tiled_conv1d(features, kernel)
+    return convolved
+
+
+def reference_tiled_conv1d(features: Tensor, kernel: Tensor) -> Tensor:
+    """`tiled_conv1d` in Python."""
     convolved: Tensor = _TiledConvolution.apply(features, kernel)
     return convolved
 
@@ -83,8 +92,7 @@ class _TiledConvolution(torch.autograd.Function):
         padded = functional.pad(features, (reach, reach + tiles * TILE - frames))
         cut = padded.unfold(2, TILE + 2 * reach, TILE).permute(3, 0, 2, 1).reshape(to_planes.shape[1], -1)
         planes = torch.mm(to_planes, cut).reshape(-1, batch * tiles, channels)
-        kernel_planes = torch.mm(kernel_to_planes, kernel.reshape(-1, taps).t())
-        products = torch.bmm(planes, kernel_planes.reshape(-1, outputs, channels).transpose(1, 2))
+        products = torch.bmm(planes, _transformed(kernel, kernel_to_planes).permute(1, 2, 0))
         steps = torch.mm(to_outputs, products.reshape(len(planes), -1))
         # The transformed kernel, several times as large as the kernel, is formed again backward.
         ctx.save_for_backward(planes, kernel, *transforms)
@@ -103,14 +111,20 @@ class _TiledConvolution(torch.autograd.Function):
         products = torch.mm(to_outputs.t(), cut).reshape(len(planes), planes.shape[1], outputs)
         grad_kernel, steps = None, None
         if ctx.needs_input_grad[1]:
-            of_planes = torch.bmm(products.transpose(1, 2), planes).reshape(len(planes), -1)
-            grad_kernel = torch.mm(of_planes.t(), kernel_to_planes).reshape(kernel.shape)
+            summed = torch.bmm(products.transpose(1, 2), planes).transpose(0, 1)
+            back = kernel_to_planes.t().expand(outputs, taps, len(planes))
+            grad_kernel = torch.bmm(back, summed).transpose(1, 2)
         if ctx.needs_input_grad[0]:
-            kernel_planes = torch.mm(kernel_to_planes, kernel.reshape(-1, taps).t())
-            of_planes = torch.bmm(products, kernel_planes.reshape(-1, outputs, channels))
-            pieces = torch.mm(to_planes.t(), of_planes.reshape(len(planes), -1))
+            summed = torch.bmm(products, _transformed(kernel, kernel_to_planes).transpose(0, 1))
+            pieces = torch.mm(to_planes.t(), summed.reshape(len(planes), -1))
             steps = _laid_over(pieces.reshape(-1, ctx.batch, tiles, channels), ctx.frames, reach)
         return steps, grad_kernel
+
+
+def _transformed(kernel: Tensor, kernel_to_planes: Tensor) -> Tensor:
+    """A kernel (O, C, taps), in memory best (O, taps, C), as (O, planes, C)."""
+    by_tap = kernel.transpose(1, 2).contiguous()
+    return torch.bmm(kernel_to_planes.expand(len(kernel), *kernel_to_planes.shape), by_tap)
 
 
 def _laid_over(pieces: Tensor, frames: int, reach: int) -> Tensor:
@@ -120,3 +134,6 @@ def _laid_over(pieces: Tensor, frames: int, reach: int) -> Tensor:
     size = (1, tiles * TILE + 2 * reach)
     steps = functional.fold(columns, size, (1, span), stride=(1, TILE))
     return steps.reshape(batch, channels, -1)[:, :, reach : reach + frames]
+
+
+register_composite(SCHEMA, reference_tiled_conv1d)
