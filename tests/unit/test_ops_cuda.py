@@ -19,7 +19,6 @@ from avfusion.ops import (
     soft_nms1d,
     vote1d,
 )
-from avfusion.ops.msta import LONG
 
 pytestmark = [
     pytest.mark.gpu,
@@ -189,10 +188,9 @@ def test_rois_without_a_video() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("frames", [100, 1203])
 def test_msta_conv1d(frames: int, dtype: torch.dtype) -> None:
-    """By cuDNN and over frequencies."""
+    """Over frequencies, as full precision always is on CUDA."""
     generator = torch.Generator().manual_seed(4)
     features = torch.randn(2, 8, frames, generator=generator).to(dtype)
-    assert (2 * frames >= LONG["cuda"]) == (frames > 1000)
     sizes, units = [(1, 3), (3, 3), (3, 3), (3, 3)], [3, 3, 6, 9]
     weights = [torch.randn(6, 8, 1, k, generator=generator).to(dtype) / 8 for k in (3, 9, 9, 9)]
     biases = [torch.randn(6, generator=generator).to(dtype) for _ in weights]
@@ -201,6 +199,20 @@ def test_msta_conv1d(frames: int, dtype: torch.dtype) -> None:
         features,
         *weights,
         *biases,
+    )
+    for got, wanted in zip(cuda, cpu, strict=True):
+        close(got, wanted)
+
+
+def test_msta_conv1d_by_cudnn() -> None:
+    """As in TF32, but in float64, which torch.compile leaves to cuDNN."""
+    generator = torch.Generator().manual_seed(6)
+    features = torch.randn(2, 8, 40, generator=generator, dtype=torch.float64)
+    places = [0, 3, 2, 6, 4]
+    weights = [torch.randn(5, 8, 1, k, generator=generator, dtype=torch.float64) for k in (3, 2)]
+    biases = [torch.randn(5, generator=generator, dtype=torch.float64) for _ in weights]
+    cpu, cuda = both(
+        lambda d, x, *p: OPS.msta_conv1d(x, p[:2], p[2:], places, 7, False), features, *weights, *biases
     )
     for got, wanted in zip(cuda, cpu, strict=True):
         close(got, wanted)

@@ -26,7 +26,6 @@ constexpr int THREADS = 256;
 constexpr int TILE = 16;       // channels of a block, forward
 constexpr int COLUMNS = 64;    // channels of a block, backward
 constexpr int BINS = 32;       // whose gradients are in shared memory together
-constexpr int SORTERS = 1024;  // threads
 
 // features (batch, channels, frames) -> output (rois, channels, bins). Block (tile of a video, part of the
 // rois).
@@ -78,59 +77,6 @@ __global__ void __launch_bounds__(THREADS)
         }
       }
     }
-  }
-}
-
-// Collective: how many threads before this one say yes, and all together.
-__device__ __forceinline__ int place_among(bool yes, int* of_warp, int& total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const unsigned hits = __ballot_sync(0xffffffffu, yes);
-  __syncthreads();
-  if (lane == 0) {
-    of_warp[warp] = __popc(hits);
-  }
-  __syncthreads();
-  int place = __popc(hits & ((1u << lane) - 1u));
-  total = 0;
-  for (int w = 0; w < warps; ++w) {
-    place += w < warp ? of_warp[w] : 0;
-    total += of_warp[w];
-  }
-  return place;
-}
-
-// Sorts rois by video, in the order of their table: those of video v are order[bounds[v]..bounds[v + 1]). A
-// block per video. Rois of a video that is not there are left out.
-template <typename acc_t>
-__global__ void __launch_bounds__(SORTERS)
-    sort_by_video(const acc_t* __restrict__ rois, int64_t count, int64_t batch, int64_t* __restrict__ order,
-                  int64_t* __restrict__ bounds) {
-  __shared__ int of_warp[SORTERS / 32];
-  const int64_t video = blockIdx.x;
-  int64_t before = 0;
-  int total = 0;
-  for (int64_t base = 0; base < count; base += SORTERS) {
-    const int64_t r = base + threadIdx.x;
-    const bool earlier =
-        r < count && !names_no_video(rois[3 * r], batch) && static_cast<int64_t>(rois[3 * r]) < video;
-    place_among(earlier, of_warp, total);
-    before += total;
-  }
-  if (threadIdx.x == 0) {
-    bounds[video] = before;
-  }
-  for (int64_t base = 0; base < count; base += SORTERS) {
-    const int64_t r = base + threadIdx.x;
-    const bool mine =
-        r < count && !names_no_video(rois[3 * r], batch) && static_cast<int64_t>(rois[3 * r]) == video;
-    const int place = place_among(mine, of_warp, total);
-    if (mine) {
-      order[before + place] = r;
-    }
-    before += total;
-  }
-  if (threadIdx.x == 0 && video == batch - 1) {
-    bounds[batch] = before;
   }
 }
 
@@ -295,8 +241,9 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
     using acc_t = at::opmath_type<scalar_t>;
     const auto stream = c10::cuda::getCurrentCUDAStream();
     const auto number = table.const_data_ptr<acc_t>();
-    sort_by_video<acc_t><<<static_cast<unsigned>(batch), SORTERS, 0, stream>>>(
-        number, count, batch, order.mutable_data_ptr<int64_t>(), bounds.mutable_data_ptr<int64_t>());
+    sort_by_video<<<static_cast<unsigned>(batch), SORTERS, 0, stream>>>(
+        VideoOfRoi<acc_t>{number, batch}, count, batch, order.mutable_data_ptr<int64_t>(),
+        bounds.mutable_data_ptr<int64_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     const int64_t bytes = frames * COLUMNS * static_cast<int64_t>(sizeof(acc_t));
     const bool staged = bytes <= HALF_SHARED;

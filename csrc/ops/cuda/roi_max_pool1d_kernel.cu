@@ -27,8 +27,9 @@ constexpr int POOLERS = 1024;  // threads of a block, forward
 constexpr int ROIS = 128;      // whose bounds are in shared memory
 constexpr int BINS = 8;        // of them, and of a thread
 constexpr int PITCH = LANES + 1;  // of a step in shared memory, so that a channel's steps lie in all banks
+constexpr int GROUP = 4;          // steps of a bin that are read at once
 constexpr int ADDERS = 256;       // threads of a block at most, backward
-constexpr int AHEAD = 4;          // gradients that a thread reads before it adds the first
+constexpr int AHEAD = 4;          // rois whose gradients a thread reads before it adds the first
 
 // Channels [channel, channel + 32) of (channels, frames) to (frames, PITCH); a warp takes a channel.
 template <typename scalar_t>
@@ -73,12 +74,28 @@ __device__ __forceinline__ void store_eight(value_t* to, const value_t (&values)
   }
 }
 
+// Of a bin: its first step and how many there are; 0 for a roi that is not to be read as well.
 struct Bounds {
-  int first, last;
+  int first, count;
 };
 
-// Value of a bin that is not to be looked for.
-constexpr int MISSING = -1, MALFORMED = -2;
+// The largest of `best` and of the GROUP steps from `j` on, of which those below `count` exist, and its number.
+template <typename scalar_t, typename coord_t, bool STAGED, typename place_t>
+__device__ __forceinline__ void take_group(const scalar_t* at, int j, int count, place_t pitch, coord_t& best,
+                                           int& where) {
+  coord_t values[GROUP];
+#pragma unroll
+  for (int g = 0; g < GROUP; ++g) {  // behind the features there is room, but only in shared memory
+    values[g] = static_cast<coord_t>(at[(STAGED || j + g < count ? j + g : 0) * pitch]);
+  }
+#pragma unroll
+  for (int g = 0; g < GROUP; ++g) {
+    if (j + g < count && values[g] > best) {
+      best = values[g];
+      where = j + g;
+    }
+  }
+}
 
 // features (batch, channels, frames) if STAGED, else (batch, frames, channels) -> output, argmax (rois,
 // channels, bins). Block (32 channels of a video, part of the rois).
@@ -103,6 +120,7 @@ __global__ void __launch_bounds__(POOLERS)
   }
   using place_t = std::conditional_t<STAGED, int, int64_t>;
   const place_t pitch = STAGED ? PITCH : static_cast<place_t>(channels);
+  __shared__ bool missing[ROIS], malformed[ROIS];
   const int64_t begin = blockIdx.y * per_block, end = begin + per_block < count ? begin + per_block : count;
   for (int64_t base = begin; base < end; base += POOLERS) {
     const int found =
@@ -114,38 +132,36 @@ __global__ void __launch_bounds__(POOLERS)
         for (int i = threadIdx.x; i < several * BINS; i += POOLERS) {
           const int64_t r = list.roi[some + i / BINS];
           const Roi<coord_t> roi(rois[3 * r + 1], rois[3 * r + 2], scale, bins);
-          Bounds at = {MISSING, MISSING};
-          if (!names_no_video(rois[3 * r], batch)) {
-            const Bin bin = roi.bin(first + i % BINS, frames);
-            at = roi.malformed() ? Bounds{MALFORMED, MALFORMED}
-                                 : Bounds{static_cast<int>(bin.first), static_cast<int>(bin.last)};
+          const bool none = names_no_video(rois[3 * r], batch), bad = roi.malformed();
+          const Bin bin = roi.bin(first + i % BINS, frames);
+          const bool read = !none && !bad && bin.first < bin.last && i % BINS < width;
+          bounds[i] = {static_cast<int>(bin.first), read ? static_cast<int>(bin.last - bin.first) : 0};
+          if (i % BINS == 0) {
+            missing[i / BINS] = none;
+            malformed[i / BINS] = bad;
           }
-          bounds[i] = at;
         }
         __syncthreads();
         for (int i = warp; i < several; i += POOLERS / LANES) {
           scalar_t values[BINS];
           int places[BINS];
+          const coord_t nothing = missing[i] ? static_cast<coord_t>(NAN) : coord_t(0);
+          const int nowhere = malformed[i] && !missing[i] ? 0 : -1;
 #pragma unroll
           for (int b = 0; b < BINS; ++b) {
-            const Bounds at = bounds[i * BINS + b];
-            coord_t best = at.first == MISSING ? static_cast<coord_t>(NAN) : coord_t(0);
-            int where = at.first == MALFORMED ? 0 : -1;
-            if (at.first < at.last && b < width) {
-              const coord_t start = static_cast<coord_t>(column[at.first * pitch]);
-              best = start - coord_t(1);  // see the CPU kernel
-              if (start > best) {
-                best = start;
-                where = at.first;
-              }
+            const Bounds bin = bounds[i * BINS + b];
+            coord_t best = nothing;
+            int where = nowhere;
+            if (bin.count > 0) {
+              const scalar_t* at = column + bin.first * pitch;
+              best = static_cast<coord_t>(*at) - coord_t(1);  // see the CPU kernel
+              int found_at = -1;
+              take_group<scalar_t, coord_t, STAGED>(at, 0, bin.count, pitch, best, found_at);
 #pragma unroll 1
-              for (int t = at.first + 1; t < at.last; ++t) {
-                const coord_t value = static_cast<coord_t>(column[t * pitch]);
-                if (value > best) {
-                  best = value;
-                  where = t;
-                }
+              for (int j = GROUP; j < bin.count; j += GROUP) {
+                take_group<scalar_t, coord_t, STAGED>(at, j, bin.count, pitch, best, found_at);
               }
+              where = found_at < 0 ? -1 : bin.first + found_at;
             }
             values[b] = static_cast<scalar_t>(best);
             places[b] = where;
@@ -170,22 +186,25 @@ __global__ void __launch_bounds__(POOLERS)
   }
 }
 
-// Adds the values of a group's lanes to a row, those of one step in the order of the lanes. `step` < 0: none.
-// The maxima of a roi stand in order, so that equal steps are neighbours; if they do not, it takes longer.
+// The maxima of two neighbouring bins of a roi: their steps (-1: none) and gradients.
+template <typename scalar_t>
+struct Pair {
+  int step[2];
+  scalar_t grad[2];
+};
+
+// Whether another lane of the group before this one has the same step, or a later one. The maxima of a roi
+// stand in order, so that in well-formed data none has, unless bins are shorter than a step.
+__device__ __forceinline__ bool out_of_order(int step, int lane, unsigned group) {
+  const unsigned before = __ballot_sync(0xffffffffu, step >= 0) & group & ((1u << lane) - 1u);
+  const int last = __shfl_sync(0xffffffffu, step, before != 0 ? 31 - __clz(static_cast<int>(before)) : lane);
+  return step >= 0 && before != 0 && last >= step;
+}
+
+// Adds the values of a group's lanes to a row, those of one step in the order of the lanes.
 template <typename acc_t>
-__device__ __forceinline__ void add_in_order(acc_t* row, int step, acc_t value, int lane, unsigned group) {
-  const int before = __shfl_up_sync(0xffffffffu, step, 1);
-  const unsigned active = __ballot_sync(0xffffffffu, step >= 0), lower = (1u << lane) - 1u;
-  const bool neighbour = (group & lower) != 0;  // the lane before is of the same group
-  const bool earlier = (active & group & lower) != 0;
-  const bool ordered = step < 0 || !earlier || (neighbour && before >= 0 && before <= step);
-  int rank = 0;
-  if (__all_sync(0xffffffffu, ordered)) {
-    const unsigned starts = __ballot_sync(0xffffffffu, !(neighbour && before == step));
-    rank = lane - (31 - __clz(static_cast<int>(starts & (lower | 1u << lane))));
-  } else {
-    rank = __popc(__match_any_sync(0xffffffffu, step) & group & lower);
-  }
+__device__ void add_one_by_one(acc_t* row, int step, acc_t value, int lane, unsigned group) {
+  const int rank = __popc(__match_any_sync(0xffffffffu, step) & group & ((1u << lane) - 1u));
   for (int turn = 0; __any_sync(0xffffffffu, step >= 0 && rank >= turn); ++turn) {
     if (step >= 0 && rank == turn) {
       row[step] += value;
@@ -194,17 +213,17 @@ __device__ __forceinline__ void add_in_order(acc_t* row, int step, acc_t value, 
   }
 }
 
-// grad, argmax (rois, channels, bins) -> output (batch, channels, frames). A group is `lanes` lanes and has a
-// row of sums; `shares` groups take a share each of the rois of one channel, and a block has channels of one
-// video. Without room in shared memory shares is 1, and the row is one of `sums` (batch, channels, frames),
-// zeroed.
+// grad, argmax (rois, channels, bins) -> output (batch, channels, frames). A group is `lanes` lanes, two bins
+// each, and has a row of sums; `shares` groups take a share each of the rois of one channel, and a block has
+// channels of one video. Rois stand sorted by video in `order`; there is none for a single video. Without room
+// in shared memory shares is 1, and the row is one of `sums` (batch, channels, frames), zeroed.
 template <typename scalar_t, typename acc_t, bool STAGED>
 __global__ void __launch_bounds__(ADDERS)
     add(const scalar_t* __restrict__ grad, const int* __restrict__ argmax,
-        const int64_t* __restrict__ batch_index, int64_t count, int lanes, int shares, int64_t channels,
+        const int64_t* __restrict__ batch_index, const int64_t* __restrict__ order,
+        const int64_t* __restrict__ bounds, int64_t count, int lanes, int shares, int64_t channels,
         int64_t frames, int bins, scalar_t* __restrict__ output, acc_t* sums) {
   extern __shared__ __align__(16) unsigned char staged[];
-  __shared__ RoisOfVideo<ADDERS> list;
   auto* rows = reinterpret_cast<acc_t*>(staged);
   const int own = threadIdx.x / lanes, groups = blockDim.x / lanes, together = groups / shares;
   const int lane = threadIdx.x % 32, place = threadIdx.x % lanes;
@@ -217,29 +236,58 @@ __global__ void __launch_bounds__(ADDERS)
     for (int64_t t = threadIdx.x; t < groups * frames; t += blockDim.x) {
       rows[t] = 0;
     }
+    __syncthreads();
   }
-  for (int64_t base = 0; base < count; base += blockDim.x) {
-    const int found = list.find(base, count, [&](int64_t r) { return batch_index[r] == video; });
-    const int turns = (found + shares - 1) / shares;
-    for (int b = place; b - place < bins; b += lanes) {
-      for (int turn = 0; turn < turns; turn += AHEAD) {
-        int steps[AHEAD];
-        scalar_t values[AHEAD];
+  const int64_t begin = order == nullptr ? 0 : bounds[video], end = order == nullptr ? count : bounds[video + 1];
+  // The same number of turns for all lanes of a warp, which has groups of several shares.
+  const int64_t turns = (end - begin + shares - 1) / shares;
+  for (int b = 2 * place; b - 2 * place < bins; b += 2 * lanes) {
+    const auto read = [&](int64_t turn) {
+      Pair<scalar_t> pair = {{-1, -1}, {scalar_t(0), scalar_t(0)}};
+      const int64_t i = begin + turn * shares + own / together;
+      const int64_t r = i < end ? (order == nullptr ? i : order[i]) : -1;
+      if (r >= 0 && !idle && (order != nullptr || batch_index[r] == 0)) {
+        const int64_t from = (r * channels + channel) * bins + b;
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
-          const int i = (turn + a) * shares + own / together;
-          steps[a] = -1;
-          values[a] = scalar_t(0);
-          if (i < found && b < bins && !idle) {
-            const int64_t from = (list.roi[i] * channels + channel) * bins + b;
-            steps[a] = argmax[from];
-            values[a] = grad[from];
+        for (int k = 0; k < 2; ++k) {
+          if (b + k < bins) {
+            pair.step[k] = argmax[from + k];
+            pair.grad[k] = grad[from + k];
           }
         }
+      }
+      return pair;
+    };
+    Pair<scalar_t> coming[AHEAD];
 #pragma unroll
-        for (int a = 0; a < AHEAD; ++a) {
-          const int step = steps[a] < frames ? steps[a] : -1;
-          add_in_order(row, step, static_cast<acc_t>(values[a]), lane, group);
+    for (int a = 0; a < AHEAD; ++a) {
+      coming[a] = read(a);
+    }
+    for (int64_t turn = 0; turn < turns; turn += AHEAD) {
+      Pair<scalar_t> pairs[AHEAD];
+      bool disorder = false;
+#pragma unroll
+      for (int a = 0; a < AHEAD; ++a) {
+        pairs[a] = coming[a];
+        coming[a] = read(turn + AHEAD + a);
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          pairs[a].step[k] = pairs[a].step[k] < frames ? pairs[a].step[k] : -1;
+          disorder |= out_of_order(pairs[a].step[k], lane, group);
+        }
+      }
+      const bool slow = __any_sync(0xffffffffu, disorder);
+#pragma unroll
+      for (int a = 0; a < AHEAD; ++a) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {  // neighbouring bins can share a step
+          const auto value = static_cast<acc_t>(pairs[a].grad[k]);
+          if (slow) {
+            add_one_by_one(row, pairs[a].step[k], value, lane, group);
+          } else if (pairs[a].step[k] >= 0) {
+            row[pairs[a].step[k]] += value;
+          }
+          __syncwarp();
         }
       }
     }
@@ -250,10 +298,9 @@ __global__ void __launch_bounds__(ADDERS)
   __syncthreads();
   const int64_t here = channels - first < together ? channels - first : together;
   for (int64_t i = threadIdx.x; i < here * frames; i += blockDim.x) {
-    const int64_t c = i / frames, t = i % frames;
-    acc_t sum = rows[c * frames + t];
+    acc_t sum = rows[i];
     for (int s = 1; s < shares; ++s) {
-      sum += rows[(s * together + c) * frames + t];
+      sum += rows[s * together * frames + i];
     }
     output[(video * channels + first) * frames + i] = static_cast<scalar_t>(sum);
   }
@@ -284,7 +331,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
           return;
         }
         const int64_t blocks = batch * ((channels + LANES - 1) / LANES);
-        const int64_t bytes = PITCH * frames * static_cast<int64_t>(sizeof(scalar_t));
+        const int64_t bytes = PITCH * (frames + GROUP) * static_cast<int64_t>(sizeof(scalar_t));
         TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
         const bool staged = bytes <= ALL_SHARED;
         const auto input = (staged ? features : features.transpose(1, 2)).contiguous();
@@ -314,23 +361,32 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
   const auto from = grad.contiguous(), where = argmax.contiguous(), index = batch_index.contiguous();
   auto output = at::empty({batch, channels, frames}, grad.options());
   int lanes = 1;
-  while (lanes < bins && lanes < 32) {
+  while (2 * lanes < bins && lanes < 32) {
     lanes *= 2;
+  }
+  at::Tensor order, bounds;
+  if (batch > 1) {
+    order = at::empty({count}, index.options());
+    bounds = at::empty({batch + 1}, index.options());
+    sort_by_video<<<static_cast<unsigned>(batch), SORTERS, 0, c10::cuda::getCurrentCUDAStream()>>>(
+        VideoOfIndex{index.const_data_ptr<int64_t>(), batch}, count, batch, order.mutable_data_ptr<int64_t>(),
+        bounds.mutable_data_ptr<int64_t>());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
   }
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, from.scalar_type(), "roi_max_pool1d_backward_cuda", [&] {
         using acc_t = at::opmath_type<scalar_t>;  // the frames of a short roi get many contributions
         const int64_t row = frames * static_cast<int64_t>(sizeof(acc_t));
         int threads = ADDERS;
-        while (threads > 32 && threads / lanes * row > ALL_SHARED) {
+        while (threads > 32 && threads / lanes * row > ALL_SHARED / 3) {  // so that three blocks fit
           threads /= 2;
         }
         const bool staged = threads / lanes * row <= ALL_SHARED;
         threads = staged ? threads : ADDERS;
         const int groups = threads / lanes;
         int shares = 1;  // as many as keep all multiprocessors busy, and have something to do
-        while (staged && shares < groups && 2 * shares <= count / 8 &&
-               batch * channels * shares < multiprocessors() * groups) {
+        while (staged && shares < groups && 2 * shares <= count / batch / 8 &&
+               batch * channels * shares < 3 * multiprocessors() * groups) {
           shares *= 2;
         }
         const int together = groups / shares;
@@ -343,7 +399,9 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
         allow_shared(kernel, bytes);
         kernel<<<static_cast<unsigned>(blocks), threads, bytes, c10::cuda::getCurrentCUDAStream()>>>(
             from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(), index.const_data_ptr<int64_t>(),
-            count, lanes, shares, channels, frames, static_cast<int>(bins),
+            batch > 1 ? order.const_data_ptr<int64_t>() : nullptr,
+            batch > 1 ? bounds.const_data_ptr<int64_t>() : nullptr, count, lanes, shares, channels, frames,
+            static_cast<int>(bins),
             output.mutable_data_ptr<scalar_t>(), sums.template mutable_data_ptr<acc_t>());
         C10_CUDA_KERNEL_LAUNCH_CHECK();
         if (!staged) {

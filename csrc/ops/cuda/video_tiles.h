@@ -37,6 +37,24 @@ __device__ __forceinline__ bool names_no_video(coord_t index, int64_t batch) {
   return !(index > coord_t(-1) && index < static_cast<coord_t>(batch));
 }
 
+// Collective: how many threads before this one say yes; and in `total` all that do.
+__device__ __forceinline__ int place_among(bool yes, int* of_warp, int& total) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const unsigned hits = __ballot_sync(0xffffffffu, yes);
+  __syncthreads();
+  if (lane == 0) {
+    of_warp[warp] = __popc(hits);
+  }
+  __syncthreads();
+  int place = __popc(hits & ((1u << lane) - 1u));
+  total = 0;
+  for (int w = 0; w < warps; ++w) {
+    place += w < warp ? of_warp[w] : 0;
+    total += of_warp[w];
+  }
+  return place;
+}
+
 // Rois of one video, in the order of their table.
 template <int THREADS>
 struct RoisOfVideo {
@@ -49,18 +67,8 @@ struct RoisOfVideo {
   __device__ int find(int64_t base, int64_t end, const Mine& is_mine) {
     const int64_t r = base + threadIdx.x;
     const bool mine = r < end && is_mine(r);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const unsigned hits = __ballot_sync(0xffffffffu, mine);
-    __syncthreads();  // the previous list has been used
-    if (lane == 0) {
-      of_warp[warp] = __popc(hits);
-    }
-    __syncthreads();
-    int place = __popc(hits & ((1u << lane) - 1u)), total = 0;
-    for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
-      place += w < warp ? of_warp[w] : 0;
-      total += of_warp[w];
-    }
+    int total = 0;
+    const int place = place_among(mine, of_warp, total);  // the previous list has been used
     if (mine) {
       roi[place] = r;
     }
@@ -74,6 +82,59 @@ template <typename coord_t>
 __device__ __forceinline__ int64_t video_of(coord_t index, int64_t batch) {
   return names_no_video(index, batch) ? 0 : static_cast<int64_t>(index);
 }
+
+constexpr int SORTERS = 1024;  // threads
+
+// Sorts rois by video, in the order of their table: those of video v are order[bounds[v]..bounds[v + 1]). A
+// block per video. `video_of(roi)` is -1 for those that are left out.
+template <typename VideoOf>
+__global__ void __launch_bounds__(SORTERS) sort_by_video(VideoOf video_of, int64_t count, int64_t batch,
+                                                         int64_t* __restrict__ order,
+                                                         int64_t* __restrict__ bounds) {
+  __shared__ int of_warp[SORTERS / 32];
+  const int64_t video = blockIdx.x;
+  int64_t before = 0;
+  int total = 0;
+  for (int64_t base = 0; base < count; base += SORTERS) {
+    const int64_t r = base + threadIdx.x, of = r < count ? video_of(r) : -1;
+    place_among(of >= 0 && of < video, of_warp, total);
+    before += total;
+  }
+  if (threadIdx.x == 0) {
+    bounds[video] = before;
+  }
+  for (int64_t base = 0; base < count; base += SORTERS) {
+    const int64_t r = base + threadIdx.x;
+    const bool mine = r < count && video_of(r) == video;
+    const int place = place_among(mine, of_warp, total);
+    if (mine) {
+      order[before + place] = r;
+    }
+    before += total;
+  }
+  if (threadIdx.x == 0 && video == batch - 1) {
+    bounds[batch] = before;
+  }
+}
+
+template <typename coord_t>
+struct VideoOfRoi {
+  const coord_t* rois;
+  int64_t batch;
+
+  __device__ int64_t operator()(int64_t r) const {
+    return names_no_video(rois[3 * r], batch) ? -1 : static_cast<int64_t>(rois[3 * r]);
+  }
+};
+
+struct VideoOfIndex {
+  const int64_t* index;
+  int64_t batch;
+
+  __device__ int64_t operator()(int64_t r) const {
+    return index[r] < batch ? index[r] : -1;
+  }
+};
 
 inline int64_t multiprocessors() {
   int count = 0;
