@@ -84,7 +84,7 @@ def on_cpu(args: argparse.Namespace, folder: Path) -> None:
     table("pictures", plain_seconds, seconds, args.seconds, plain, features)
 
     long = rendered(folder / "long.mp4", 240, pictures=False)
-    config = StreamConfig("audio", BackboneConfig("vggish"), AudioGeometry())
+    config = StreamConfig("audio", BackboneConfig("vggish"), AudioGeometry(), batch_size=64)  # the default
     backbone = Backbone(*load_backbone("audio", "random:0", config.backbone))
     features, seconds = timed(lambda: extracted(long, config, backbone, folder))
     print(f"sound: {240 / seconds:.1f}x real time ({len(features)} snippets of 0.96 s, from AAC at 44.1 kHz)")
