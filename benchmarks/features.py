@@ -1,13 +1,23 @@
 """How fast features are extracted, beside the plain way.
 
     python benchmarks/features.py                    # CPU, two threads: pictures and sound
-    python benchmarks/features.py --device cuda      # clips/s of I3D by precision; end to end from video
+    python benchmarks/features.py --device cuda --flow tvl1 --copies 64 --clips 256 --batch 64 --workers 14 \
+        --threads 8 --compile                        # clips/s of I3D by precision; end to end from video
+    python benchmarks/features.py --device cuda --flow tvl1 --copies 64 --batch 64 --workers 14 \
+        --threads 8 --only end-to-end                # the latter alone: under a minute
+    AVFUSION_SHARED is to be set, and the operators built with CUDA (python setup.py build_ext --inplace).
 
 The plain way of the CPU table decodes a video to frames, all of them, and then runs one snippet at a time
 through the network; of the CUDA table, a loop over snippets in eager float32, batch 1 (with and without TF32
 convolutions, which torch switches on by itself). Both use the same weights (random; speed does not depend on
 them), in the same run, and the features are compared: their largest difference, relative to the largest
 value.
+
+End to end, `--copies` videos go through extraction as a shard does, after a shard of two of them, so that
+libraries are loaded and algorithms chosen; starting the processes that read counts. The lines below the speed
+say where the time went: of the networks and of flow by the GPU's clock; how long the process that feeds it
+waited for pieces, and for the GPU; and what the readers did, summed over all of them ("handing over" is
+copying, and waiting until a piece is taken).
 
 Videos are the shared clips where $AVFUSION_SHARED is, else one that is rendered here.
 """
@@ -16,6 +26,7 @@ import argparse
 import os
 import platform
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +39,13 @@ import torch
 from avfusion.backbones.extract import Backbone, Meter, Running, StreamConfig, extract_shard
 from avfusion.backbones.i3d import I3D
 from avfusion.backbones.network import Network, visual_input
+from avfusion.backbones.packing import Part
 from avfusion.backbones.weights import BackboneConfig, load_backbone
 from avfusion.data.features import FeatureStore
 from avfusion.data.manifest import ManifestRow
 from avfusion.media.decode import read_frames
 from avfusion.media.probe import probe
-from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+from avfusion.media.snippets import AudioGeometry, Run, SnippetGeometry
 
 FRAMES = SnippetGeometry(64, 8, size=224, short_side=256)
 
@@ -53,6 +65,7 @@ def main() -> None:
         "--flow", choices=["tvl1", "dis", "none"], default="dis", help="of the end-to-end row"
     )
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile")
+    parser.add_argument("--only", choices=["clips", "end-to-end", "all"], default="all", help="part (CUDA)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     versions = f"torch {torch.__version__}, av {av.__version__}, Python {platform.python_version()}"
@@ -71,7 +84,7 @@ def on_cpu(args: argparse.Namespace, folder: Path) -> None:
     table("pictures", plain_seconds, seconds, args.seconds, plain, features)
 
     long = rendered(folder / "long.mp4", 240, pictures=False)
-    config = StreamConfig("audio", BackboneConfig("vggish"), AudioGeometry())
+    config = StreamConfig("audio", BackboneConfig("vggish"), AudioGeometry(), batch_size=64)  # the default
     backbone = Backbone(*load_backbone("audio", "random:0", config.backbone))
     features, seconds = timed(lambda: extracted(long, config, backbone, folder))
     print(f"sound: {240 / seconds:.1f}x real time ({len(features)} snippets of 0.96 s, from AAC at 44.1 kHz)")
@@ -93,6 +106,14 @@ def extracted(video: Path, config: StreamConfig, backbone: Backbone, folder: Pat
 
 
 def on_cuda(args: argparse.Namespace, folder: Path) -> None:
+    if args.only != "end-to-end":
+        clip_rates(args)
+    if args.only != "clips":
+        end_to_end(args, folder)
+
+
+def clip_rates(args: argparse.Namespace) -> None:
+    """Clips per second of I3D, frames given, by precision."""
     count = args.clips // args.batch * args.batch
     random = np.random.RandomState(0)
     length = FRAMES.window + (args.batch - 1) * FRAMES.stride
@@ -116,7 +137,6 @@ def on_cuda(args: argparse.Namespace, folder: Path) -> None:
         compared = min(len(values), len(first[1]))
         difference = np.abs(values[:compared] - first[1][:compared]).max() / np.abs(first[1]).max()
         print(f"{name:58}{rate:9.1f}{rate / first[0]:7.1f}x{difference:12.1e}")
-    end_to_end(args, folder)
 
 
 def plain_clips(network: I3D, run: np.ndarray, count: int, tf32: bool) -> tuple[float, np.ndarray]:
@@ -138,8 +158,9 @@ def plain_clips(network: I3D, run: np.ndarray, count: int, tf32: bool) -> tuple[
 
 def our_clips(network: Network, run: np.ndarray, count: int, batch: int) -> tuple[float, np.ndarray]:
     def loop(number: int) -> np.ndarray:
-        values = [network([network.piece(run)])[0] for _ in range(number)]
-        return torch.cat(values).cpu().numpy()
+        values = [network([Part(network.piece(Run(run, batch)), 0, batch)])[0] for _ in range(number)]
+        network.drain()
+        return torch.cat(values).numpy()
 
     loop(2)
     values, seconds = timed(lambda: loop(count // batch))
@@ -169,6 +190,7 @@ def end_to_end(args: argparse.Namespace, folder: Path) -> None:
         extract_shard(rows, streams, backbones, folder / "all.h5", running, meter)
         name = ", ".join([*visual, "audio", f"flow {args.flow}", f"{running.readers} readers"])
         print(f"end to end ({name}{', compiled' if compiled else ''}): {meter}")
+        print(textwrap.indent(meter.details(), "  "))
 
 
 def shared_clips() -> list[Path]:

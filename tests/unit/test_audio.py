@@ -147,3 +147,27 @@ def test_frames_that_announce_channels_without_memory_are_left_out() -> None:
 
     assert _is_sound(frame(2, 2)) and _is_sound(frame(6, 1, planar=False))
     assert not any(map(_is_sound, (frame(60, 64), frame(2, 1), frame(0, 0), frame(60, 60))))
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_mixing_by_definition(kind: str, channels: int) -> None:
+    """Of any values, infinite ones and none among them, what 16-bit arithmetic in float64 gives."""
+    from avfusion.media.audio import _mono
+
+    random, kind = np.random.default_rng(3), np.dtype(kind)
+    if kind.kind == "f":
+        values = random.standard_normal((997, channels)).astype(kind)
+        values[::50, 0], values[1::50, 0], values[2::50, 0] = np.nan, np.inf, -3e38
+        with np.errstate(over="ignore"):
+            pcm = np.nan_to_num(values.astype(np.float64)) * 32768
+    else:
+        limits = np.iinfo(kind)
+        values = random.integers(limits.min, limits.max, (997, channels), dtype=kind, endpoint=True)
+        wide = values.astype(np.float64)
+        pcm = (wide - 128) * 256 if kind.kind == "u" else wide / 2.0 ** (8 * kind.itemsize - 16)
+    pcm = np.clip(np.rint(pcm), -32768, 32767)
+    expected = (pcm.mean(axis=1) / 32768).astype(np.float32)
+    found = _mono(values)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from media_files import number, tone, write_video
 
 from avfusion.data.features import TimeAxis
 from avfusion.errors import MediaError
 from avfusion.media.audio import read_audio, resample
-from avfusion.media.clips import VisualSource, audio_clips, visual_clips, visual_grid
-from avfusion.media.decode import VideoReader, read_frames
-from avfusion.media.flow import optical_flow, quantise
+from avfusion.media.clips import VisualSource, audio_clips, visual_clips, visual_grid, visual_runs
+from avfusion.media.decode import VideoReader, centre_crop, read_frames
+from avfusion.media.flow import optical_flow, quantise, snippet_flow
 from avfusion.media.probe import probe
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
@@ -173,3 +174,22 @@ def _without_first_key_frame(folder: Path) -> Path:
                 packet.stream = track
                 out.mux(packet)
     return path
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 12, 13, 23, 24])
+@pytest.mark.parametrize(("stride", "run"), [(4, 1), (4, 3), (1, 2), (8, 2), (10, 2)])
+def test_flow_of_grey_frames_is_the_flow_of_the_clips(
+    tmp_path: Path, frames: int, stride: int, run: int
+) -> None:
+    path = _moving(tmp_path / "a.mp4", frames)
+    info = probe(path)
+    geometry = SnippetGeometry(window=8, stride=stride, size=40, short_side=48)
+    expected = [clip for _, clip in visual_clips(path, info, {"x": VisualSource(geometry, "dis", run)})]
+    runs = [found for _, found in visual_runs(path, info, {"x": VisualSource(geometry, run=run, grey=True)})]
+    assert len(runs) == len(expected)
+    for clip, found in zip(expected, runs, strict=True):
+        motion = snippet_flow(torch.from_numpy(found.stacked()), len(clip), "dis").numpy()
+        assert len(clip) == 8 + (found.windows - 1) * stride
+        assert np.array_equal(np.stack([centre_crop(image, 40) for image in motion]), clip)
+    if frames > 8:
+        assert np.abs(expected[0].astype(int) - 128).max() > 4

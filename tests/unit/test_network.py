@@ -1,18 +1,23 @@
 """Crops, precision, readers, sound windows and post-processing, through extraction."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from media_files import tone, write_video
 
+from avfusion.backbones import pipeline
 from avfusion.backbones.extract import Backbone, Meter, Running, StreamConfig, extract_shard, extract_video
 from avfusion.backbones.network import Network, crops, resolve, visual_input
+from avfusion.backbones.packing import Packer, Part
 from avfusion.backbones.vggish import PcaParameters, PostProcessing
 from avfusion.backbones.weights import BackboneConfig, load_backbone
 from avfusion.data.features import FeatureStore, VideoFeatures
+from avfusion.data.journal import Result
 from avfusion.data.manifest import ManifestRow
 from avfusion.errors import InputError
 from avfusion.media.audio import read_audio, resample
@@ -52,7 +57,7 @@ def test_runs_hold_the_windows_once() -> None:
     def frames(geometry: SnippetGeometry, count: int, windows: int) -> list[list[int]]:
         buffer = WindowBuffer(geometry, windows)
         runs = [run for i in range(count) for run in buffer.push(np.full((1,), i, np.uint8))]
-        return [run[:, 0].tolist() for run in [*runs, *buffer.finish()]]
+        return [run.stacked()[:, 0].tolist() for run in [*runs, *buffer.finish()]]
 
     four = SnippetGeometry(window=4, stride=2)
     assert frames(four, 11, 2) == [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
@@ -86,9 +91,9 @@ def test_short_videos_share_batches(
     calls: list[int] = []
     real = Network.__call__
 
-    def counting(self: Network, pieces: list[torch.Tensor]) -> list[torch.Tensor]:
-        calls.append(len(pieces))
-        return real(self, pieces)
+    def counting(self: Network, parts: list[Part[torch.Tensor]]) -> list[torch.Tensor]:
+        calls.append(len(parts))
+        return real(self, parts)
 
     monkeypatch.setattr(Network, "__call__", counting)
     rows = [ManifestRow(path.stem, "", str(path), 1.5, 20.0, 30, True, 44100) for path in videos]
@@ -222,6 +227,92 @@ def test_presets() -> None:
     assert PRESETS == {"64/8": (64, 8), "16/4": (16, 4), "16/8": (16, 8)}
     with pytest.raises(InputError, match="centre or ten"):
         SnippetGeometry(crops="five")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("crops", ["centre", "ten"])
+@pytest.mark.parametrize(("window", "stride"), [(16, 4), (16, 6), (8, 12)])
+def test_batches_of_one_shape_change_nothing(
+    backbones: dict[str, Backbone], window: int, stride: int, crops: Literal["centre", "ten"]
+) -> None:
+    geometry = SnippetGeometry(window, stride, size=32, short_side=40, crops=crops)
+    network = Network(backbones["rgb"].module, geometry, "cpu", batch_size=6, alike=True)
+    plain = Network(backbones["rgb"].module, geometry, "cpu", batch_size=6)
+    size = (32, 32) if crops == "centre" else (40, 44)
+    random = np.random.RandomState(0)
+    counts = [4, 1, 9, 2]
+    pieces = [
+        torch.from_numpy(random.randint(0, 256, (window + (count - 1) * stride, *size, 3)).astype(np.uint8))
+        for count in counts
+    ]
+    packer: Packer[int] = Packer(6, network.joint)
+    found: list[list[torch.Tensor]] = [[] for _ in counts]
+    for index, count in enumerate(counts):
+        packer.add(index, count)
+    while packer:
+        parts = packer.take()
+        values = network([Part(pieces[part.piece], part.first, part.count) for part in parts])
+        for part, value in zip(parts, values, strict=True):
+            found[part.piece].append(value)
+    for piece, count, values in zip(pieces, counts, found, strict=True):
+        (expected,) = plain([Part(piece, 0, count)])
+        together = torch.cat(values)
+        assert together.shape == expected.shape == (count, expected.shape[1])
+        assert (together - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert plain.joint is None and network.joint == -(-window // stride) - 1
+
+
+@pytest.mark.parametrize("crops", ["centre", "ten"])
+def test_flow_beside_the_network_as_on_cuda(
+    videos: list[Path],
+    backbones: dict[str, Backbone],
+    monkeypatch: pytest.MonkeyPatch,
+    crops: Literal["centre", "ten"],
+) -> None:
+    geometry = dataclasses.replace(FRAMES, crops=crops)
+    config = StreamConfig("flow", SMALL, geometry, "tvl1", 3)
+    expected = values(videos[1], config, backbones["flow"])
+    monkeypatch.setattr(pipeline, "_flow_beside", lambda config, running: config.flow == "tvl1")
+    monkeypatch.setattr(pipeline, "Network", functools.partial(Network, alike=True))
+    meter = Meter()
+    results: dict[str, Result] = {}
+    running = Running(workers=2)
+    for _ in pipeline.extract(
+        [videos[1]], [config], backbones, running, lambda _, r: results.update(r), meter
+    ):
+        pass
+    found = results["flow"]
+    assert isinstance(found, VideoFeatures)
+    assert found.values.shape == expected.shape
+    assert np.abs(found.values - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert meter.flow > 0 and meter.reading.keys() >= {"pictures", "handing over"}
+    assert "2 readers, together: pictures" in meter.details()
+
+
+@pytest.mark.gpu
+def test_cuda_gives_all_streams_of_many_videos(
+    tmp_path: Path, videos: list[Path], backbones: dict[str, Backbone]
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    rows = [ManifestRow(path.stem, "", str(path)) for path in videos]
+    streams = [StreamConfig("rgb", SMALL, FRAMES, batch_size=7)]
+    streams.append(StreamConfig("flow", SMALL, FRAMES, "tvl1", batch_size=5))
+    streams.append(StreamConfig("audio", HEARS, AudioGeometry(follow=FRAMES)))
+    runs = {
+        "cpu": Running(),
+        "one": Running("cuda", workers=1, precision="float32"),
+        "many": Running("cuda", workers=3, precision="float32"),
+    }
+    for name, running in runs.items():
+        extract_shard(rows, streams, backbones, tmp_path / f"{name}.h5", running)
+    for config in streams:
+        expected = FeatureStore([tmp_path / "cpu.h5"], config.name)
+        for name in ("one", "many"):
+            found = FeatureStore([tmp_path / f"{name}.h5"], config.name)
+            assert sorted(found) == sorted(expected)
+            for video in expected:
+                difference = np.linalg.norm(found[video].values - expected[video].values)
+                assert difference <= 1e-3 * np.linalg.norm(expected[video].values)
 
 
 @pytest.mark.gpu

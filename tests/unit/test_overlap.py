@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from avfusion.backbones import overlap
 from avfusion.backbones.i3d import I3D, Padding
 from avfusion.backbones.overlap import Layout, Windows, shared_layers, window_count, window_features
 from avfusion.backbones.weights import randomise
@@ -61,6 +62,19 @@ def test_every_window_is_as_if_alone(padding: Padding, window: int, stride: int,
     assert float((expected[0] - expected[1]).abs().max()) > 1e-3 * float(expected.abs().max())
 
 
+@pytest.mark.parametrize("at_once", [1, 20_000])
+@pytest.mark.parametrize(("window", "stride"), [(64, 8), (16, 4), (63, 8)])
+def test_a_few_steps_at_a_time_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, window: int, stride: int
+) -> None:
+    model, clips = network(), [clip(window + stride * extra, seed=extra) for extra in (4, 0)]
+    with torch.inference_mode():
+        expected = torch.cat([alone(model, x, window, stride) for x in clips])
+        monkeypatch.setattr(overlap, "AT_ONCE", at_once)
+        values = window_features(model, clips, window, stride)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=2e-5 * float(expected.abs().max()))
+
+
 def test_clips_of_several_videos_go_together() -> None:
     model = network()
     clips = [clip(64 + 8 * extra, seed=extra) for extra in (0, 2, 1)]
@@ -111,11 +125,14 @@ def test_parts_of_windows() -> None:
     x = torch.arange(20.0).reshape(1, 20, 1, 1)
     windows = Windows.of(x, 8, 4)
     assert windows.whole()[:, 0, :, 0, 0].tolist() == [list(range(k, k + 8)) for k in (0, 4, 8, 12)]
-    longer = windows.cut(2, 3)
-    assert longer.layout == Layout(8, 4, 2, 3)
+    each = windows.whole()
+    longer = Windows(Layout(8, 4, 2, 3), windows.inner[:, :, 2:17], each[:, :, :2], each[:, :, 5:])
     assert torch.equal(longer.whole(), windows.whole())
     for begin, end in ((0, 1), (1, 4), (2, 5), (3, 8), (5, 8), (6, 7)):
-        assert torch.equal(longer.part(begin, end), windows.whole()[:, :, begin:end])
+        assert torch.equal(longer.part(begin, end), each[:, :, begin:end])
+    for count in (1, 3, 4, 9):
+        for group, expected in zip(longer.groups(count), each.split(count), strict=True):
+            assert torch.equal(group.whole(), expected)
 
 
 def test_frames_that_are_no_whole_windows() -> None:

@@ -30,6 +30,26 @@ def test_the_order_of_many_workers_does_not_depend_on_their_speed() -> None:
         assert list(read_ahead(sources, workers=2)) == expected
 
 
+def test_out_of_turn_a_slow_source_holds_up_none() -> None:
+    sources = [source("a", 2, 0.2), source("b", 5), source("c", 1)]
+    found = list(read_ahead(sources, workers=2, in_turn=False))
+    assert sorted(found) == ["a0", "a1", "b0", "b1", "b2", "b3", "b4", "c0"]
+    assert [item for item in found if item[0] == "b"] == ["b0", "b1", "b2", "b3", "b4"]
+    assert found.index("c0") < found.index("a1")
+    assert not _readers()
+
+
+def test_an_error_out_of_turn() -> None:
+    def broken() -> Iterator[str]:
+        yield "x0"
+        raise ValueError("broken")
+
+    stream = read_ahead([broken, source("b", 200, 0.01)], workers=2, in_turn=False)
+    with pytest.raises(ValueError, match="broken"):
+        list(stream)
+    assert not _readers()
+
+
 def test_no_more_is_read_than_may_wait() -> None:
     read: list[int] = []
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from media_files import tone, write_video
 
-from avfusion.backbones import pipeline
 from avfusion.backbones.extract import Backbone, StreamConfig, extract_shard
 from avfusion.backbones.weights import BackboneConfig, load_backbone
 from avfusion.data.features import FeatureStore, FeatureWriter
 from avfusion.data.manifest import ManifestRow
 from avfusion.errors import AvfusionError
+from avfusion.media import reading
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
 FRAMES = SnippetGeometry(window=8, stride=4, size=32)
@@ -50,7 +50,7 @@ class Opened:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: str = "") -> None:
         self.names: list[str] = []
-        real = pipeline.visual_clips
+        real = reading.visual_runs
 
         def counting(path: Path, *args: object, **options: object) -> object:
             self.names.append(path.stem)
@@ -58,7 +58,7 @@ class Opened:
                 raise RuntimeError("killed")
             return real(path, *args, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(pipeline, "visual_clips", counting)
+        monkeypatch.setattr(reading, "visual_runs", counting)
 
 
 def test_finished_videos_are_not_decoded_again(
@@ -112,14 +112,14 @@ SCRIPT = """
     from pathlib import Path
     sys.path[:0] = {path!r}
     import test_resume_extract as t
-    from avfusion.backbones import pipeline
-    real = pipeline.visual_clips
+    from avfusion.media import reading
+    real = reading.visual_runs
     def slow(path, *args, **options):
         print(path.stem, flush=True)
         if path.stem == "d":
             time.sleep(60)
         return real(path, *args, **options)
-    pipeline.visual_clips = slow
+    reading.visual_runs = slow
     backbones = {{c.name: t.Backbone(*t.load_backbone(c.name, "random:0", c.backbone)) for c in t.STREAMS}}
     rows = [t.ManifestRow(name, "train", str(Path({videos!r}) / (name + ".mp4"))) for name in "abcd"]
     t.extract_shard(rows, t.STREAMS, backbones, {out!r})

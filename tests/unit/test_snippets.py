@@ -26,7 +26,8 @@ def test_windows_are_the_frames_that_the_geometry_says(frames: int) -> None:
     geometry = SnippetGeometry(window=4, stride=3)
     buffer = WindowBuffer(geometry)
     images = (np.arange(frames)[:, None, None] * np.ones((1, 2, 2))).astype(np.uint8)
-    windows = [window for image in images for window in buffer.push(image)] + list(buffer.finish())
+    runs = [run for image in images for run in buffer.push(image)] + list(buffer.finish())
+    windows = [run.stacked() for run in runs]
     assert len(windows) == geometry.count(frames)
     padded = np.concatenate([np.arange(frames), [frames - 1] * 4])
     for i, window in enumerate(windows):
@@ -37,8 +38,22 @@ def test_windows_are_the_frames_that_the_geometry_says(frames: int) -> None:
 @pytest.mark.parametrize("stride", [5, 9])
 def test_strides_longer_than_the_window_leave_gaps(stride: int) -> None:
     buffer = WindowBuffer(SnippetGeometry(window=4, stride=stride))
-    windows = [window for i in range(30) for window in buffer.push(np.array(i, np.uint8))]
-    assert [int(window[0]) for window in windows] == list(range(0, 27, stride))
+    runs = [run for i in range(30) for run in buffer.push(np.array(i, np.uint8))]
+    assert [int(run.parts[0]) for run in runs] == list(range(0, 27, stride))
+
+
+def test_the_frame_that_follows_a_run_comes_with_it() -> None:
+    def runs(count: int, stride: int, windows: int) -> list[tuple[list[int], int]]:
+        buffer = WindowBuffer(SnippetGeometry(window=4, stride=stride), windows, following=1)
+        found = [run for i in range(count) for run in buffer.push(np.array(i, np.uint8))]
+        return [(run.stacked().tolist(), run.windows) for run in [*found, *buffer.finish()]]
+
+    assert runs(10, 2, 2) == [([0, 1, 2, 3, 4, 5, 6], 2), ([4, 5, 6, 7, 8, 9], 2)]
+    assert runs(9, 2, 2) == [([0, 1, 2, 3, 4, 5, 6], 2), ([4, 5, 6, 7, 8], 1)]
+    assert runs(5, 1, 2) == [([0, 1, 2, 3, 4], 2)]
+    assert runs(6, 1, 2) == [([0, 1, 2, 3, 4, 5], 2), ([2, 3, 4, 5], 1)]
+    assert runs(11, 6, 1) == [([0, 1, 2, 3, 4], 1), ([6, 7, 8, 9, 10], 1)]
+    assert runs(3, 2, 2) == [([0, 1, 2], 1)]  # not filled up
 
 
 def test_no_frames_no_window() -> None:

@@ -78,6 +78,10 @@ class Unit3D(nn.Module):
         """Kernel and stride along time."""
         return self.conv3d.kernel_size[0], self.conv3d.stride[0]
 
+    def volume(self, x: Tensor) -> int:
+        """Numbers that it puts out for one step of one of (B, C, T, H, W)."""
+        return _volume(self.conv3d.out_channels, x, self.conv3d.stride)
+
     def forward(self, x: Tensor, pads_in_time: Pads | None = None) -> Tensor:
         """(B, C_in, T, H, W) -> (B, C_out, T', H', W').
 
@@ -126,6 +130,10 @@ class MaxPool(nn.Module):
         """Kernel and stride along time."""
         return self.kernel[0], self.stride[0]
 
+    def volume(self, x: Tensor) -> int:
+        """Numbers that it puts out for one step of one of (B, C, T, H, W)."""
+        return _volume(x.shape[1], x, self.stride)
+
     def forward(self, x: Tensor, pads_in_time: Pads | None = None) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T', H', W').
 
@@ -167,10 +175,33 @@ class Mixed(nn.Module):
         self.b2b = unit(b2a, b2b, 3)
         self.b3a = MaxPool((3, 3, 3), (1, 1, 1), padding)
         self.b3b = unit(inputs, b3b, 1)
+        self.padding = padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, T, H, W) -> (B, C_out, T, H, W)."""
-        branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
+    @property
+    def temporal(self) -> tuple[int, int]:
+        """Kernel and stride along time."""
+        return self.b1b.temporal
+
+    def volume(self, x: Tensor) -> int:
+        """Numbers that it puts out for one step of one of (B, C, T, H, W)."""
+        units = self.b0, self.b1b, self.b2b, self.b3b
+        return sum(unit.volume(x) for unit in units)
+
+    def forward(self, x: Tensor, pads_in_time: Pads | None = None) -> Tensor:
+        """(B, C_in, T, H, W) -> (B, C_out, T', H, W).
+
+        Args:
+            pads_in_time: zeros before and after in time, in front of the layers that see three steps, in
+                place of what `padding` says.
+        """
+        before, after = (1, 1) if pads_in_time is None else pads_in_time
+        middle = x.narrow(2, 1 - before, x.shape[2] + before + after - 2)
+        branches = (
+            self.b0(middle),
+            self.b1b(self.b1a(x), pads_in_time),
+            self.b2b(self.b2a(x), pads_in_time),
+            self.b3b(self.b3a(x, pads_in_time)),
+        )
         return torch.cat(branches, dim=1)
 
 
@@ -326,6 +357,10 @@ def pads_of(padding: Padding, size: int, kernel: int, stride: int) -> Pads:
     left = size % stride or stride if padding == "same" else stride
     total = max(kernel - left, 0)
     return total // 2, total - total // 2
+
+
+def _volume(channels: int, x: Tensor, stride: tuple[int, ...]) -> int:
+    return channels * -(-x.shape[3] // stride[1]) * -(-x.shape[4] // stride[2])
 
 
 def _flat(pads: list[tuple[int, int]]) -> list[int]:

@@ -8,7 +8,7 @@ the GPU but a bounded queue of calls.
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avfusion.backbones.i3d import I3D
-from avfusion.backbones.overlap import window_count, window_features
-from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+from avfusion.backbones.overlap import window_features
+from avfusion.backbones.packing import Part, places
+from avfusion.media.flow import snippet_flow
+from avfusion.media.snippets import AudioGeometry, Run, SnippetGeometry
 
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
@@ -34,16 +36,26 @@ class Meter:
     Attributes:
         seconds: from start to end.
         network: seconds in which a network ran; on CUDA, by the GPU's own clock.
+        flow: the same of optical flow that is computed beside the networks.
         waiting: seconds in which nothing was there for a network to do.
+        blocked: seconds in which the GPU had enough before it.
         snippets: that went through a network.
         media: seconds of media.
+        readers: videos that were read at a time.
+        reading: seconds by what the readers did, all together; see `avfusion.media.reading.End`.
+        reading_cpu: the same, on a core.
     """
 
     seconds: float = 0.0
     network: float = 0.0
+    flow: float = 0.0
     waiting: float = 0.0
+    blocked: float = 0.0
     snippets: int = 0
     media: float = 0.0
+    readers: int = 0
+    reading: dict[str, float] = field(default_factory=dict)
+    reading_cpu: dict[str, float] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter, repr=False)
 
     @contextmanager
@@ -53,14 +65,30 @@ class Meter:
         yield
         self.waiting += time.perf_counter() - started
 
+    def read(self, wall: Mapping[str, float], cpu: Mapping[str, float]) -> None:
+        """A reader has read a video."""
+        for total, part in ((self.reading, wall), (self.reading_cpu, cpu)):
+            for name, seconds in part.items():
+                total[name] = total.get(name, 0.0) + seconds
+
     def stop(self) -> None:
         """The extraction is done."""
         self.seconds = time.perf_counter() - self._started
 
+    def details(self) -> str:
+        """Seconds of every part, in a line or two."""
+        parts = [f"network {self.network:.2f} s", f"flow beside it {self.flow:.2f} s"]
+        parts += [f"waited for readers {self.waiting:.2f} s", f"and for the GPU {self.blocked:.2f} s"]
+        readers = [
+            f"{name} {seconds:.2f} s ({self.reading_cpu[name]:.2f} s on a core)"
+            for name, seconds in self.reading.items()
+        ]
+        return f"{', '.join(parts)}\n{self.readers} readers, together: {', '.join(readers)}"
+
     def __str__(self) -> str:
         speed = self.media / self.seconds if self.seconds else 0.0
-        busy, idle = (100 * part / (self.seconds or 1) for part in (self.network, self.waiting))
-        bound = "decoding" if self.waiting > self.network else "the network"
+        busy, idle = (100 * part / (self.seconds or 1) for part in (self.network + self.flow, self.waiting))
+        bound = "decoding" if self.waiting > self.network + self.flow else "the network"
         return (
             f"{self.snippets} snippets of {self.media:.1f} s of media in {self.seconds:.1f} s "
             f"({speed:.1f}x real time): the network was busy {busy:.0f}% of the time and waited {idle:.0f}%; "
@@ -69,7 +97,7 @@ class Meter:
 
 
 class Network:
-    """A backbone ready to run; call it with the pieces that go through together.
+    """A backbone ready to run; call it with what goes through together.
 
     Args:
         module: I3D or VGGish; it is not changed.
@@ -78,9 +106,18 @@ class Network:
         precision: "float32"; "tf32" (CUDA: float32, but convolutions round their factors to 10 bits);
             "bfloat16" (the mean over time and space is taken in float32); "auto": bfloat16 on CUDA, else
             float32. VGGish is always run in float32.
-        batch_size: snippets per call; on CUDA, shorter pieces are filled up to it: all calls are alike.
+        batch_size: snippets per call.
         compiled: use `torch.compile` (I3D on CUDA).
         meter: to count with.
+        flow: method by which `prepare` computes the flow of grey frames; None: pieces are as they shall be.
+        alike: join pieces so that all calls of I3D have one shape. By default on CUDA, which then chooses its
+            algorithms once.
+
+    Attributes:
+        joint: windows across the joint of two runs in one clip, in which those of both are windows of the
+            clip; None: runs stay clips of their own.
+        issued: calls so far.
+        finished: calls of which the features are there.
     """
 
     def __init__(
@@ -92,11 +129,17 @@ class Network:
         batch_size: int = 1,
         compiled: bool = False,
         meter: Meter | None = None,
+        flow: str | None = None,
+        alike: bool | None = None,
     ) -> None:
         self.precision = resolve(precision, device)
         self._geometry, self._device, self._batch = geometry, torch.device(device), batch_size
-        self._cuda, self._meter = self._device.type == "cuda", meter or Meter()
-        self._calls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._cuda, self._meter, self._flow = self._device.type == "cuda", meter or Meter(), flow
+        self.joint: int | None = None
+        if isinstance(geometry, SnippetGeometry) and (self._cuda if alike is None else alike):
+            self.joint = -(-geometry.window // geometry.stride) - 1
+        self._calls: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self.issued = self.finished = 0
         self._module = copy.deepcopy(module).eval().requires_grad_(False)
         self._windows: Callable[..., Tensor] = window_features
         self._dtype = torch.float32
@@ -110,47 +153,78 @@ class Network:
             self._module = self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._module = self._module.to(self._device, self._dtype)
 
-    def piece(self, values: NDArray[Any]) -> Tensor:
-        """Frames (T, H, W, C) or examples (n, N, 96, 64) as `__call__` takes them; for the reading thread."""
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        return tensor.pin_memory() if self._cuda else tensor
-
-    def snippets(self, piece: Tensor) -> int:
-        """Number of snippets in a piece."""
-        if isinstance(self._geometry, AudioGeometry):
-            return len(piece)
-        return window_count(len(piece), self._geometry.window, self._geometry.stride)
+    def piece(self, run: Run) -> Tensor:
+        """What was read, as `prepare` takes it; for the reading thread."""
+        kind = torch.from_numpy(np.empty(0, run.dtype)).dtype
+        tensor = torch.empty(run.shape, dtype=kind, pin_memory=self._cuda)
+        run.copy_to(tensor.numpy())
+        return tensor
 
     @torch.inference_mode()
-    def __call__(self, pieces: Sequence[Tensor]) -> list[Tensor]:
-        """Features (n, channels) of every piece, on the device; there, they may not be ready yet."""
-        counts = [self.snippets(piece) for piece in pieces]
-        started = time.perf_counter()
-        if self._cuda:
-            while len(self._calls) >= CALLS_AHEAD:
-                self._finish_call()
-            events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            events[0].record()
-        with self._flags():
+    def prepare(self, piece: Tensor, windows: int) -> Tensor:
+        """A piece of so many snippets as `__call__` takes it, (T, H, W, C) or (n, N, 96, 64)."""
+        if self._flow is None:
+            return piece
+        geometry = self._geometry
+        assert isinstance(geometry, SnippetGeometry)
+        with self._call("flow"):
+            frames = piece.to(self._device, non_blocking=True)
+            length = geometry.window + (windows - 1) * geometry.stride
+            motion = snippet_flow(frames, length, self._flow)
+            if geometry.crops == "centre":
+                motion = _at("centre", motion, geometry.size).contiguous()
+        return motion
+
+    @torch.inference_mode()
+    def __call__(self, parts: Sequence[Part[Tensor]]) -> list[Tensor]:
+        """Features (count, channels) of every part, on the CPU; there once this call is `finished`."""
+        with self._call("network"), self._flags():
             sound = isinstance(self._geometry, AudioGeometry)
-            values = self._sound(pieces) if sound else self._pictures(pieces, counts)
-        if self._cuda:
-            events[1].record()
-            self._calls.append(events)
-        else:
-            self._meter.network += time.perf_counter() - started
-        self._meter.snippets += sum(counts)
-        return list(values.split(counts))
+            values = self._sound(parts) if sound else self._pictures(parts)
+            values = [value.to("cpu", non_blocking=True) for value in values]
+        self._meter.snippets += sum(part.count for part in parts)
+        return values
+
+    def poll(self) -> None:
+        """Bring `finished` up to date."""
+        while self._calls and self._calls[0][2].query():
+            self._finish_call()
 
     def drain(self) -> None:
         """Wait until the device has done everything."""
         while self._calls:
             self._finish_call()
 
+    @contextmanager
+    def _call(self, what: str) -> Iterator[None]:
+        """Give the device something to do, unless it has enough before it."""
+        started = time.perf_counter()
+        while len(self._calls) >= CALLS_AHEAD:
+            self._finish_call()
+        self._meter.blocked += time.perf_counter() - started
+        if self._cuda:
+            events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            events[0].record()
+            yield
+            events[1].record()
+            self._calls.append((what, *events))
+        else:
+            started = time.perf_counter()
+            yield
+            self._count(what, time.perf_counter() - started)
+        self.issued += 1
+
     def _finish_call(self) -> None:
-        begin, end = self._calls.popleft()
+        what, begin, end = self._calls.popleft()
         end.synchronize()
-        self._meter.network += begin.elapsed_time(end) / 1000
+        self._count(what, begin.elapsed_time(end) / 1000)
+
+    def _count(self, what: str, seconds: float) -> None:
+        self.finished += 1
+        if what == "flow":
+            self._meter.flow += seconds
+        else:
+            self._meter.network += seconds
 
     def _flags(self) -> AbstractContextManager[Any]:
         if not self._cuda:
@@ -160,38 +234,49 @@ class Network:
             enabled=True, benchmark=pictures, deterministic=False, allow_tf32=self.precision != "float32"
         )
 
-    def _sound(self, pieces: Sequence[Tensor]) -> Tensor:
+    def _sound(self, parts: Sequence[Part[Tensor]]) -> list[Tensor]:
         """Mean embedding of the log-mel examples of each snippet."""
+        pieces = [part.piece[part.first : part.first + part.count] for part in parts]
         examples = torch.cat([piece.to(self._device, non_blocking=True) for piece in pieces])
         batch, count = examples.shape[:2]
         embeddings: Tensor = self._module(examples.reshape(batch * count, 1, *examples.shape[2:]))
-        return embeddings.reshape(batch, count, -1).mean(dim=1)
+        means = embeddings.reshape(batch, count, -1).mean(dim=1)
+        return list(means.split([part.count for part in parts]))
 
-    def _pictures(self, pieces: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    def _pictures(self, parts: Sequence[Part[Tensor]]) -> list[Tensor]:
         geometry = self._geometry
         assert isinstance(geometry, SnippetGeometry)
-        if self._cuda:  # one by one, each filled up: all calls have one shape
-            length = geometry.window + (self._batch - 1) * geometry.stride
-            runs = [[_filled(p.to(self._device, non_blocking=True), length)] for p in pieces]
-        else:
-            runs = [list(pieces)]
-        values = [self._crops_of(run) for run in runs]
-        if self._cuda:
-            values = [value[:count] for value, count in zip(values, counts, strict=True)]
-        return torch.cat(values).float()
+        runs = []
+        for part in parts:
+            begin = part.first * geometry.stride
+            run = part.piece[begin : begin + geometry.window + (part.count - 1) * geometry.stride]
+            runs.append(run.to(self._device, non_blocking=True))
+        starts = places(parts, self.joint or 0)
+        values = self._crops_of(runs, starts)
+        return [values[start : start + part.count] for part, start in zip(parts, starts, strict=True)]
 
-    def _crops_of(self, frames: Sequence[Tensor]) -> Tensor:
+    def _crops_of(self, runs: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
         """Features of all windows in runs of frames, averaged over the crops."""
         geometry = self._geometry
         assert isinstance(geometry, SnippetGeometry) and isinstance(self._module, I3D)
         total: Tensor | None = None
         count = 0
-        for cut in crops(frames, geometry):
-            clips = [self._input(clip) for clip in cut]
+        for cut in crops(runs, geometry):
+            clips = [self._input(clip) for clip in (cut if self.joint is None else self._joined(cut, starts))]
             values = self._windows(self._module, clips, geometry.window, geometry.stride).float()
             total, count = values if total is None else total + values, count + 1
         assert total is not None
         return total / count
+
+    def _joined(self, runs: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
+        """One clip of a whole batch, with each run at the place of its first window."""
+        geometry = self._geometry
+        assert isinstance(geometry, SnippetGeometry)
+        length = geometry.window + (self._batch - 1) * geometry.stride
+        clip = runs[0].new_zeros((length, *runs[0].shape[1:]))
+        for run, start in zip(runs, starts, strict=True):
+            clip[start * geometry.stride :][: len(run)] = run
+        return [clip]
 
     def _input(self, frames: Tensor) -> Tensor:
         """Frames (T, H, W, C) as clip (C, T, H, W); on CUDA channels stay last in memory."""
@@ -244,9 +329,3 @@ def _mirrored(clip: Tensor) -> Tensor:
     if clip.shape[3] == 2:
         clip[..., 0] = 255 - clip[..., 0]
     return clip
-
-
-def _filled(frames: Tensor, length: int) -> Tensor:
-    """Frames up to `length`, the last one repeated."""
-    missing = length - len(frames)
-    return torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])]) if missing > 0 else frames

@@ -7,15 +7,18 @@ that nothing is saved are the windows cut out and sent on one by one. The same s
 to running every window alone but for rounding (and no approximation, as leaving the padding out would be).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from avfusion.backbones.i3d import I3D, MaxPool, Mixed, Padding, Unit3D, pads_of
+from avfusion.backbones.i3d import I3D, MaxPool, Mixed, Padding, Pads, Unit3D, pads_of
 
-Layer = Unit3D | MaxPool
+Layer = Unit3D | MaxPool | Mixed
+# Numbers that a layer puts out at a time on a CPU: 28 MiB, which stay in its cache, and which the allocator
+# of memory has at hand; it fetches larger blocks from the system, page by page, each time.
+AT_ONCE = 7 * 2**20
 
 
 @dataclass(frozen=True)
@@ -97,41 +100,68 @@ class Windows:
         """Every window, (B, C, steps, H, W)."""
         return self.part(0, self.layout.steps)
 
-    def through(self, layer: Layer) -> "Windows":
-        """The windows behind a layer."""
-        kernel, stride = layer.temporal
-        if kernel == 1:
-            return self._map(layer)
-        layout = self.layout.behind(kernel, stride, layer.padding)
-        assert layout is not None
-        before, after = pads_of(layer.padding, self.layout.steps, kernel, stride)
-        shared = (len(self.front) - 1) * layout.stride + layout.shared
+    def groups(self, count: int) -> "list[Windows]":
+        """The same in groups of `count` windows, the last one smaller."""
+        layout = self.layout
+        result: list[Windows] = []
+        for front, back in zip(self.front.split(count), self.back.split(count), strict=True):
+            length = (len(front) - 1) * layout.stride + layout.shared
+            inner = self.inner.narrow(2, len(result) * count * layout.stride, length)
+            result.append(Windows(layout, inner, front, back))
+        return result
+
+    def through(self, layers: Sequence[Layer], at_once: int | None = None) -> "Windows":
+        """The windows behind some layers, of which only the first looks at other steps.
+
+        Args:
+            at_once: numbers that a layer may put out at a time; None: any.
+        """
+        first, *others = layers
+        kernel, stride = first.temporal
+        layout = self.layout.behind(kernel, stride, first.padding)
+        assert layout is not None and all(layer.temporal[0] == 1 for layer in others)
+        before, after = pads_of(first.padding, self.layout.steps, kernel, stride)
+        steps = self.inner.shape[2] if at_once is None else max(1, at_once // first.volume(self.inner))
+
+        def apply(x: Tensor, pads: Pads) -> Tensor:
+            x = first(x, pads)
+            for layer in others:
+                x = layer(x)
+            return x
+
+        def ends(begin: int, end: int, pads: Pads) -> Tensor:
+            groups = [self] if at_once is None else self.groups(max(1, steps // (layout.front + layout.back)))
+            found = (apply(group.part(begin, end), pads) for group in groups)
+            return _joined(found, [len(group.front) for group in groups], 0)
+
         begin = layout.front * stride - before - self.layout.front
-        inner = layer(self.inner.narrow(2, begin, (shared - 1) * stride + kernel), (0, 0))
+        whole = (len(self.front) - 1) * layout.stride + layout.shared
+        spans = [(i, min(steps, whole - i)) for i in range(0, whole, steps)]
+        seen = (self.inner.narrow(2, begin + i * stride, (count - 1) * stride + kernel) for i, count in spans)
+        inner = _joined((apply(x, (0, 0)) for x in seen), [count for _, count in spans], 2)
         front = back = inner.new_empty((len(self.front), inner.shape[1], 0, *inner.shape[3:]))
         if layout.front:
-            front = layer(self.part(0, (layout.front - 1) * stride - before + kernel), (before, 0))
+            front = ends(0, (layout.front - 1) * stride - before + kernel, (before, 0))
         if layout.back:
-            begin = (layout.steps - layout.back) * stride - before
-            back = layer(self.part(begin, self.layout.steps), (0, after))
+            back = ends((layout.steps - layout.back) * stride - before, self.layout.steps, (0, after))
         return Windows(layout, inner, front, back)
 
-    def cut(self, front: int, back: int) -> "Windows":
-        """The same windows with longer ends of their own."""
-        layout = Layout(self.layout.steps, self.layout.stride, front, back)
-        span = (len(self.front) - 1) * layout.stride + layout.shared
-        inner = self.inner.narrow(2, front - self.layout.front, span)
-        ends = [
-            self.part(begin, begin + size) if size else self.front[:, :, :0]
-            for begin, size in ((0, front), (layout.steps - back, back))
-        ]
-        return Windows(layout, inner, *ends)
 
-    def _map(self, layer: Callable[[Tensor], Tensor]) -> "Windows":
-        inner = layer(self.inner)
-        none = inner.new_empty((len(self.front), inner.shape[1], 0, *inner.shape[3:]))
-        ends = [layer(end) if end.shape[2] else none for end in (self.front, self.back)]
-        return Windows(self.layout, inner, *ends)
+def _joined(parts: Iterable[Tensor], lengths: Sequence[int], dim: int) -> Tensor:
+    """The parts one behind the other, without holding them all."""
+    if len(lengths) == 1:
+        (whole,) = parts
+        return whole
+    result, place = None, 0
+    for part, length in zip(parts, lengths, strict=True):
+        if result is None:
+            shape = list(part.shape)
+            shape[dim] = sum(lengths)
+            result = part.new_empty(shape)
+        result.narrow(dim, place, length).copy_(part)
+        place += length
+    assert result is not None
+    return result
 
 
 def window_count(frames: int, window: int, stride: int) -> int:
@@ -159,12 +189,17 @@ def window_features(network: I3D, clips: Sequence[Tensor], window: int, stride: 
         (windows of all clips, channels), those of a clip one after the other.
     """
     together = shared_layers(network, window, stride)
-    parts = [_early(network, clip, window, stride, together) for clip in clips]
-    x = parts[0] if len(parts) == 1 else torch.cat(parts)
-    del parts
-    for name in network.endpoints[together:]:
-        x = network.get_submodule(name)(x)
-    return network.pooled(x, network.endpoint)
+    at_once = AT_ONCE if clips[0].device.type == "cpu" else None
+    values = []
+    if at_once is None:  # all windows as one batch
+        early = [_early(network, clip, window, stride, together, None).whole() for clip in clips]
+        return _late(network, early[0] if len(early) == 1 else torch.cat(early), together)
+    for clip in clips:
+        windows = _early(network, clip, window, stride, together, at_once)
+        one = windows.inner[0, :, 0].numel() * windows.layout.steps
+        groups = windows.groups(max(1, at_once // one))
+        values += [_late(network, group.whole(), together) for group in groups]
+    return torch.cat(values)
 
 
 def shared_layers(network: I3D, window: int, stride: int) -> int:
@@ -179,41 +214,34 @@ def shared_layers(network: I3D, window: int, stride: int) -> int:
     return best
 
 
-def _early(network: I3D, clip: Tensor, window: int, stride: int, layers: int) -> Tensor:
+def _early(network: I3D, clip: Tensor, window: int, stride: int, layers: int, at_once: int | None) -> Windows:
+    """The windows of a clip behind the first layers."""
     windows = Windows.of(clip, window, stride)
-    names = network.endpoints[:layers]
-    if len(windows.front) == 1:  # nothing to share
-        x = windows.whole()
-        for name in names:
-            x = network.get_submodule(name)(x)
-        return x
-    for name in names:
-        layer = network.get_submodule(name)
-        windows = (
-            _through_mixed(windows, layer) if isinstance(layer, Mixed) else windows.through(_known(layer))
-        )
-    return windows.whole()
+    groups: list[list[Layer]] = []
+    for name in network.endpoints[:layers]:
+        layer = _known(network.get_submodule(name))
+        if groups and layer.temporal[0] == 1:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    for group in groups:
+        windows = windows.through(group, at_once)
+    return windows
 
 
-def _through_mixed(windows: Windows, block: Mixed) -> Windows:
-    branches = [
-        windows.through(block.b0),
-        windows.through(block.b1a).through(block.b1b),
-        windows.through(block.b2a).through(block.b2b),
-        windows.through(block.b3a).through(block.b3b),
-    ]
-    ends = [max(getattr(branch.layout, end) for branch in branches) for end in ("front", "back")]
-    branches = [branch.cut(*ends) for branch in branches]
-    joined = [torch.cat([getattr(b, name) for b in branches], dim=1) for name in ("inner", "front", "back")]
-    return Windows(branches[0].layout, *joined)
+def _late(network: I3D, x: Tensor, layers: int) -> Tensor:
+    """Features of windows (B, C, T, H, W) that are behind the first layers."""
+    for name in network.endpoints[layers:]:
+        x = network.get_submodule(name)(x)
+    return network.pooled(x, network.endpoint)
 
 
 def _in_time(layer: torch.nn.Module) -> tuple[int, int, Padding]:
     """Kernel, stride and padding of a layer along time."""
-    known = layer.b1b if isinstance(layer, Mixed) else _known(layer)
+    known = _known(layer)
     return *known.temporal, known.padding
 
 
 def _known(layer: torch.nn.Module) -> Layer:
-    assert isinstance(layer, Unit3D | MaxPool)
+    assert isinstance(layer, Unit3D | MaxPool | Mixed)
     return layer

@@ -1,36 +1,38 @@
 """Reading, batching and running: the machine behind `avfusion.backbones.extract`.
 
-Threads decode ahead while the network works (`avfusion.media.read_ahead`); snippets of one video or of
-several go through it together. Nothing that is held grows with the length of a video but its features.
+Threads, or processes for several videos at a time, decode ahead while the network works
+(`avfusion.media.read_ahead`, `avfusion.media.reader_process`); snippets of one video or of several go through
+it together. Nothing that is held grows with the length of a video but its features.
 """
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, cat, nn
 
 from avfusion.backbones.network import PRECISIONS, Meter, Network, Precision
+from avfusion.backbones.packing import Packer, Part
 from avfusion.backbones.vggish import PostProcessing
 from avfusion.backbones.weights import BackboneConfig
 from avfusion.data.features import TimeAxis, VideoFeatures
 from avfusion.data.journal import Result
 from avfusion.data.streams import VISUAL
-from avfusion.errors import InputError, MediaError
-from avfusion.media.clips import VisualSource, audio_clips, visual_clips, visual_grid
-from avfusion.media.log_mel import examples, log_mel
-from avfusion.media.probe import VideoInfo, probe
+from avfusion.errors import InputError
+from avfusion.media.clips import VisualSource
 from avfusion.media.read_ahead import read_ahead
+from avfusion.media.reader_process import ReaderProcesses
+from avfusion.media.reading import End, Job, Piece, SoundSource, read_video
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
 
 MAX_WORKERS = 8
-M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # of malloc.h; bytes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT, LARGE_BLOCK = 2**28, 2**25  # bytes; the latter is as large as glibc allows
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Running:
     Attributes:
         device: torch device.
         threads: decoder threads per video.
-        workers: videos that are decoded at the same time; 0: one on the CPU, up to eight beside a GPU.
+        workers: videos that are decoded at the same time, several of them in processes of their own; 0: one
+            on the CPU, up to eight beside a GPU.
         precision: of I3D, see `avfusion.backbones.network.Network`.
         compiled: use `torch.compile` on CUDA.
     """
@@ -113,14 +116,15 @@ class _Piece:
     video: int
     stream: str
     data: Tensor
+    windows: int
 
 
 @dataclass(frozen=True)
 class _End:
-    """A video is read: the time axis of every stream, or why there is none."""
+    """A video is read."""
 
     video: int
-    axes: Mapping[str, TimeAxis | str]
+    end: End
 
 
 @dataclass
@@ -128,7 +132,8 @@ class _Open:
     """A video that is being extracted."""
 
     features: dict[str, list[Tensor]] = field(default_factory=dict)
-    waiting: int = 0  # pieces that did not go through a network yet
+    waiting: int = 0  # snippets that did not go through a network yet
+    calls: dict[str, int] = field(default_factory=dict)  # by stream, number of the last call it is part of
     axes: Mapping[str, TimeAxis | str] | None = None
 
 
@@ -142,52 +147,60 @@ def extract(
 ) -> Iterator[str]:
     """Extract videos; gives the name of a stream for every snippet that is done, and calls `finish`."""
     meter = meter or Meter()
-    _map_large_blocks()
+    meter.readers = running.readers
+    _keep_blocks()
     networks = {c.name: _network(c, backbones[c.name].module, running, meter) for c in streams}
-    batches: dict[str, list[_Piece]] = {config.name: [] for config in streams}
-    sizes = {config.name: config.batch_size for config in streams}
+    packers = {c.name: Packer[_Piece](c.batch_size, networks[c.name].joint) for c in streams}
     videos = {index: _Open() for index in range(len(paths))}
-    sources = [partial(_read, i, path, streams, networks, running) for i, path in enumerate(paths)]
 
     def run(name: str) -> Iterator[str]:
-        pieces, batches[name] = batches[name], []
-        for piece, values in zip(pieces, networks[name]([p.data for p in pieces]), strict=True):
-            video = videos[piece.video]
-            video.features.setdefault(name, []).append(values)
-            video.waiting -= 1
-            yield from [name] * len(values)
+        parts, network = packers[name].take(), networks[name]
+        values = network([Part(part.piece.data, part.first, part.count) for part in parts])
+        for part, value in zip(parts, values, strict=True):
+            video = videos[part.piece.video]
+            video.features.setdefault(name, []).append(value)
+            video.calls[name] = network.issued
+            video.waiting -= part.count
+            yield from [name] * part.count
 
     def finish_what_is_done() -> None:
+        for network in networks.values():
+            network.poll()
         for index in [i for i, video in videos.items() if video.axes is not None and not video.waiting]:
-            finish(index, _results(videos.pop(index), paths[index], streams))
+            if all(networks[name].finished >= call for name, call in videos[index].calls.items()):
+                finish(index, _results(videos.pop(index), paths[index], streams))
 
-    with closing(read_ahead(sources, running.readers)) as items:
+    with closing(_read(paths, streams, networks, running)) as items:
         for item in _timed(items, meter):
             if isinstance(item, _End):
-                videos[item.video].axes = item.axes
+                videos[item.video].axes = item.end.axes
+                meter.read(item.end.wall, item.end.cpu)
             else:
-                videos[item.video].waiting += 1
-                batches[item.stream].append(item)
-                held = sum(networks[item.stream].snippets(piece.data) for piece in batches[item.stream])
-                if held >= sizes[item.stream]:
+                videos[item.video].waiting += item.windows
+                data = networks[item.stream].prepare(item.data, item.windows)
+                packers[item.stream].add(replace(item, data=data), item.windows)
+                while packers[item.stream].full:
                     yield from run(item.stream)
             finish_what_is_done()
-    for name in [name for name, pieces in batches.items() if pieces]:
-        yield from run(name)
-    finish_what_is_done()
+    for name, packer in packers.items():
+        while packer:
+            yield from run(name)
     for network in networks.values():
         network.drain()
+    finish_what_is_done()
 
 
-def _map_large_blocks() -> None:
-    """Have glibc ask the system for every large block of memory, and give it back when it is freed.
+def _keep_blocks() -> None:
+    """Have glibc keep freed blocks of memory at hand, up to a size, and give larger ones back at once.
 
-    By itself it raises the size from which it does so as blocks are freed; what threads then leave in each
-    other's heaps adds up over a long video to several times what is in use.
+    By itself it asks the system for large blocks, page by page, and gives them back, for every layer of a
+    network: a third of the time on a CPU. The size up to which it keeps them it raises as blocks are freed;
+    what threads then leave in each other's heaps adds up over a long video to several times what is in use.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def _network(config: StreamConfig, module: nn.Module, running: Running, meter: Meter) -> Network:
@@ -199,7 +212,13 @@ def _network(config: StreamConfig, module: nn.Module, running: Running, meter: M
         config.batch_size,
         running.compiled,
         meter,
+        config.flow if _flow_beside(config, running) else None,
     )
+
+
+def _flow_beside(config: StreamConfig, running: Running) -> bool:
+    """Whether flow is computed where the network is, and not by the readers: TV-L1 on CUDA."""
+    return config.flow == "tvl1" and running.device.startswith("cuda")
 
 
 def _timed(items: Iterator[_Piece | _End], meter: Meter) -> Iterator[_Piece | _End]:
@@ -220,7 +239,7 @@ def _results(video: _Open, path: Path, streams: Sequence[StreamConfig]) -> dict[
         if isinstance(axis, str):
             results[config.name] = axis
             continue
-        values = cat(video.features[config.name]).cpu().numpy()
+        values = cat(video.features[config.name]).numpy()
         if not np.isfinite(values).all():
             problem = "its features hold NaN or infinity: check the weights, or take precision float32"
             raise InputError(path, problem, config.name)
@@ -229,62 +248,48 @@ def _results(video: _Open, path: Path, streams: Sequence[StreamConfig]) -> dict[
 
 
 def _read(
-    index: int, path: Path, streams: Sequence[StreamConfig], networks: Mapping[str, Network], running: Running
-) -> Iterator[_Piece | _End]:
-    """Everything that the networks are to see of one video."""
-    visual = [config for config in streams if config.name in VISUAL]
-    axes: dict[str, TimeAxis | str] = {}
-    info: VideoInfo | str = ""
+    paths: Sequence[Path],
+    streams: Sequence[StreamConfig],
+    networks: Mapping[str, Network],
+    running: Running,
+) -> Generator[_Piece | _End, None, None]:
+    """Everything that the networks are to see, read by a thread, or by processes for videos at the same time.
+
+    On CUDA pieces come as they are read, as there the last digits of features depend on the machine anyway.
+    """
+    processes = ReaderProcesses() if running.readers > 1 else None
+    read = read_video if processes is None else processes.read
+    sources = [
+        partial(_pieces, index, _job(path, streams, running), read, networks)
+        for index, path in enumerate(paths)
+    ]
     try:
-        info = probe(path)
-        if visual:
-            for name, clip in visual_clips(path, info, _sources(visual, running), running.threads):
-                yield _Piece(index, name, networks[name].piece(clip))
-        axes |= {config.name: visual_grid(info, _frames(config))[0] for config in visual}
-    except MediaError as error:
-        info = str(error)
-        axes |= {config.name: info for config in visual}
+        with closing(read_ahead(sources, running.readers, in_turn=running.device == "cpu")) as items:
+            yield from items
+    finally:
+        if processes is not None:
+            processes.close()
+
+
+def _pieces(
+    index: int, job: Job, read: Callable[[Job], Iterator[Piece | End]], networks: Mapping[str, Network]
+) -> Iterator[_Piece | _End]:
+    with closing(read(job)) as items:  # type: ignore[type-var]
+        for item in items:
+            if isinstance(item, End):
+                yield _End(index, item)
+            else:
+                yield _Piece(index, item.stream, networks[item.stream].piece(item.run), item.run.windows)
+
+
+def _job(path: Path, streams: Sequence[StreamConfig], running: Running) -> Job:
+    visual: dict[str, VisualSource] = {}
+    sound: dict[str, SoundSource] = {}
     for config in streams:
-        if config.name in VISUAL:
-            continue
-        try:
-            axis, clips = _sound(path, info, config)
-            axes[config.name] = axis
-            for group in _grouped((examples(log_mel(clip)) for clip in clips), config.batch_size):
-                yield _Piece(index, config.name, networks[config.name].piece(np.stack(group)))
-        except MediaError as error:
-            axes[config.name] = str(error)
-    yield _End(index, axes)
-
-
-def _sources(visual: Sequence[StreamConfig], running: Running) -> dict[str, VisualSource]:
-    return {
-        config.name: VisualSource(_frames(config), config.flow, config.batch_size, running.device)
-        for config in visual
-    }
-
-
-def _frames(config: StreamConfig) -> SnippetGeometry:
-    assert isinstance(config.geometry, SnippetGeometry)
-    return config.geometry
-
-
-def _sound(path: Path, info: VideoInfo | str, config: StreamConfig) -> Any:
-    """Axis and snippets of the sound; `info` may be the reason why the pictures cannot be used."""
-    assert isinstance(config.geometry, AudioGeometry)
-    if config.geometry.follow is None:
-        return audio_clips(path, config.geometry)
-    if isinstance(info, str):
-        raise MediaError(info)
-    return audio_clips(path, config.geometry, visual_grid(info, config.geometry.follow))
-
-
-def _grouped(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+        if isinstance(config.geometry, AudioGeometry):
+            sound[config.name] = SoundSource(config.geometry, config.batch_size)
+        else:
+            beside = _flow_beside(config, running)
+            flow = None if beside else config.flow
+            visual[config.name] = VisualSource(config.geometry, flow, config.batch_size, beside)
+    return Job(path, visual, sound, running.threads)

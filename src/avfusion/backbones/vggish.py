@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from avfusion.media.log_mel import BANDS, EXAMPLE_FRAMES
 
 EMBEDDING = 128
 HIDDEN = 4096
+AT_ONCE = 8  # examples that a CPU convolves at a time, so that they stay in its cache
 # Output channels of the 3x3 convolutions; "pool" halves both axes.
 LAYERS: tuple[int | Literal["pool"], ...] = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 
@@ -62,9 +64,10 @@ class VGGish(nn.Module):
     def forward(self, examples: Tensor) -> Tensor:
         """Embeddings (N, 128) of examples (N, 96, 64) or (N, 1, 96, 64)."""
         x = examples[:, None] if examples.dim() == 3 else examples
-        x = self.features(x)
+        parts = x.split(AT_ONCE) if x.device.type == "cpu" else [x]
         # The first linear layer counts its inputs as TensorFlow does: channels last.
-        return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))
+        x = torch.cat([self.features(part).permute(0, 2, 3, 1).flatten(1) for part in parts])
+        return self.embeddings(x)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from avfusion.data.manifest import ManifestRow
 
 STREAMS = ("rgb", "flow", "audio")
+BATCH = (16, 64)  # snippets: of what is seen, of what is heard
 DESCRIPTION = """\
 Extract features from videos: RGB and optical flow through I3D, sound through VGGish. The result is an HDF5
 file with one group per stream and in it one dataset (snippets, channels) per video, with the seconds at which
@@ -87,7 +88,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default="centre",
         help="the middle of a frame, or the mean of ten crops",
     )
-    add("--batch-size", type=int, default=16, help="snippets per network call (default: %(default)s)")
+    add("--batch-size", type=int, help="snippets per network call (default: {}, of sound {})".format(*BATCH))
     add(
         "--precision",
         choices=("auto", "float32", "tf32", "bfloat16"),
@@ -184,7 +185,7 @@ def _stream_configs(args: argparse.Namespace, weights: Mapping[str, str | None])
             backbone=BackboneConfig("vggish" if name == "audio" else "i3d"),
             geometry=sound if name == "audio" else frames,
             flow=_flow_method(args.flow, weights[name]) if name == "flow" else None,
-            batch_size=args.batch_size,
+            batch_size=BATCH[name == "audio"] if args.batch_size is None else args.batch_size,
             post=PostProcessing.read(args.pca) if args.pca and name == "audio" else None,
         )
         for name in args.streams

@@ -25,6 +25,7 @@ MAX_DRIFT = 0.1  # seconds; stamps further than this from the samples counted me
 RATES = range(1000, 768_001)  # samples per second; others are found in damaged headers only
 MAX_CHANNELS = 24
 BLOCK_SECONDS = 10.0
+MIXED_TOGETHER = 2**16  # samples that are mixed at once, about
 _NOTHING = np.zeros(0, dtype=np.float32)
 
 
@@ -75,8 +76,9 @@ def _blocks(path: str | Path) -> Iterator[int | Samples]:
         if track is None:
             raise MediaError(NO_SOUND)
         zero, rate, done = time_zero(container), 0, 0
+        held = _Held()
         for frame in _decoded(container, track):
-            samples = _mono(frame)
+            values = _values(frame)
             if not rate:
                 rate = frame.sample_rate
                 if rate not in RATES:
@@ -88,12 +90,39 @@ def _blocks(path: str | Path) -> Iterator[int | Samples]:
             if done == 0 or abs(place - done) > MAX_DRIFT * rate:
                 if place - done > MAX_GAP * rate:
                     raise MediaError(f"the stamps of its sound jump to {place / rate:.1f} s")
+                yield from held.flush()
                 if place > done:
                     yield np.zeros(place - done, dtype=np.float32)
                     done = place
-                samples = samples[done - place :]
-            done += len(samples)
-            yield samples
+                values = values[done - place :]
+            done += len(values)
+            yield from held.add(values)
+        yield from held.flush()
+
+
+class _Held:
+    """What decoded frames hold, until it is worth being mixed: frames are too short to be treated singly."""
+
+    def __init__(self) -> None:
+        self._values: list[NDArray[Any]] = []
+        self._count = 0
+
+    def add(self, values: NDArray[Any]) -> Iterator[Samples]:
+        """Values (samples, channels) that follow those before."""
+        if self._values and (
+            self._values[0].dtype != values.dtype or self._values[0].shape[1] != values.shape[1]
+        ):
+            yield from self.flush()
+        self._values.append(values)
+        self._count += len(values)
+        if self._count >= MIXED_TOGETHER:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Samples]:
+        """All of them as one block."""
+        if self._values:
+            yield _mono(np.concatenate(self._values))
+            self._values, self._count = [], 0
 
 
 def _decoded(container: Any, track: Any) -> Iterator[Any]:
@@ -110,19 +139,29 @@ def _is_sound(frame: Any) -> bool:
     return 0 < frame.layout.nb_channels <= MAX_CHANNELS and len(frame.planes) == planes
 
 
-def _mono(frame: Any) -> Samples:
-    """Mean of the channels of a decoded frame, from 16-bit values as a decoder to WAV would give them."""
-    values = frame.to_ndarray()  # (channels, samples), or (1, samples * channels) if packed
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
+def _values(frame: Any) -> NDArray[Any]:
+    """What a decoded frame holds, (samples, channels), as it was coded."""
+    values: NDArray[Any] = frame.to_ndarray()  # (channels, samples), or (1, samples * channels) if packed
+    return values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+
+
+def _mono(values: NDArray[Any]) -> Samples:
+    """Mean of the channels of (samples, channels), from 16-bit values as a decoder to WAV would give them."""
+    # In float32 where that is exact: values of 16 bits, and a float times 2**15.
+    exact = values.dtype.itemsize <= 2 or values.dtype == np.float32
+    pcm: Any = values.astype(np.float32 if exact else np.float64)
     if values.dtype == np.uint8:
-        pcm = (values.astype(np.float64) - 128) * 256
+        pcm = (pcm - 128) * 256
     elif values.dtype.kind == "i":
-        pcm = values.astype(np.float64) / 2.0 ** (8 * values.dtype.itemsize - 16)
+        pcm /= 2.0 ** (8 * values.dtype.itemsize - 16)
     else:
-        pcm = np.nan_to_num(values.astype(np.float64)) * 32768
-    pcm = np.clip(np.rint(pcm), -32768, 32767)
-    return (pcm.mean(axis=0) / 32768).astype(np.float32)
+        with np.errstate(over="ignore"):
+            pcm *= 32768
+    np.clip(np.rint(pcm, out=pcm), -32768, 32767, out=pcm)
+    np.nan_to_num(pcm, copy=False)
+    if pcm.shape[1] == 1:
+        return np.asarray(pcm[:, 0] / 32768, dtype=np.float32)
+    return np.asarray(pcm.mean(axis=1, dtype=np.float64) / 32768, dtype=np.float32)
 
 
 def resample_blocks(blocks: Iterable[Samples], rate: int, target: int) -> Iterator[Samples]:

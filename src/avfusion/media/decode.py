@@ -56,6 +56,7 @@ class Shown:
         self.start, self.end = start, end
         self._frame, self._reader = frame, reader
         self._images: dict[int | None, Image] = {}
+        self._greys: dict[int | None, Image] = {}
 
     def image(self, short_side: int | None = None) -> Image:
         """The frame as RGB, turned as its metadata asks and scaled so that its shorter side is `short_side`.
@@ -66,6 +67,12 @@ class Shown:
         if short_side not in self._images:
             self._images[short_side] = self._reader._convert(self._frame, short_side)
         return self._images[short_side]
+
+    def grey(self, short_side: int | None = None) -> Image:
+        """The same in grey (cv2.COLOR_RGB2GRAY), shared likewise: what flow is computed from."""
+        if short_side not in self._greys:
+            self._greys[short_side] = np.asarray(cv2.cvtColor(self.image(short_side), cv2.COLOR_RGB2GRAY))
+        return self._greys[short_side]
 
 
 class VideoReader:

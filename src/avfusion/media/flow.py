@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.media.snippets import NO_MOTION
 from avfusion.ops import extension_status, tvl1_flow
 
+PAIRS = 256  # of frames at once where a whole snippet's flow is computed: enough to fill a GPU
 BOUND = 20.0  # pixels; larger motion is cut off, as published
 _OPENCV = threading.Lock()  # its calculators and its number of threads are one for all threads
 FLOW_METHODS = ("tvl1", "tvl1_opencv", "dis")
@@ -64,6 +66,27 @@ def optical_flow(
         0
     ].numpy()
     return flow
+
+
+def snippet_flow(frames: Tensor, motions: int, method: str) -> Tensor:
+    """The flow that snippets see, of the grey frames that `VisualSource.grey` gives.
+
+    Args:
+        frames: uint8 (N, H, W) on the device that computes ``tvl1``.
+        motions: how many are wanted; without ``motions + 1`` frames, the last motion is repeated.
+        method: one of `FLOW_METHODS`.
+
+    Returns:
+        uint8 (motions, H, W, 2) as `quantise` gives it, on the device of `frames`.
+    """
+    result = frames.new_full((motions, *frames.shape[1:], 2), NO_MOTION)
+    known = min(motions, len(frames) - 1)
+    for begin in range(0, known, PAIRS):
+        end = min(begin + PAIRS, known)
+        result[begin:end] = quantise(flow_between(frames[begin : end + 1], method))
+    if 0 < known < motions:
+        result[known:] = result[known - 1]
+    return result
 
 
 def flow_implementation(method: str, device: str | torch.device = "cpu") -> str:

@@ -20,8 +20,11 @@ class _End:
 class _Reader(Generic[Item]):
     """One source in a thread of its own."""
 
-    def __init__(self, source: Callable[[], Iterator[Item]], ahead: int) -> None:
+    def __init__(
+        self, source: Callable[[], Iterator[Item]], ahead: int, ready: "queue.SimpleQueue[_Reader[Item]]"
+    ) -> None:
         self._queue: queue.Queue[Item | _End] = queue.Queue(ahead)
+        self._ready = ready
         self._unwanted = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(source,), daemon=True)
         self._thread.start()
@@ -51,39 +54,45 @@ class _Reader(Generic[Item]):
                 self._queue.put(item, timeout=_POLL)
             except queue.Full:
                 continue
+            self._ready.put(self)
             return True
         return False
 
 
 def read_ahead(
-    sources: Iterable[Callable[[], Iterator[Item]]], workers: int = 1, ahead: int = 2
+    sources: Iterable[Callable[[], Iterator[Item]]], workers: int = 1, ahead: int = 2, in_turn: bool = True
 ) -> Generator[Item, None, None]:
     """Items of all sources, each source read by a thread that is up to `ahead` items ahead.
 
-    With one worker the sources come one after the other. With more, as many are read at a time, and their
-    items come in turn: the order depends on the sources alone, never on which thread was quicker.
+    With one worker the sources come one after the other. With more, as many are read at a time.
 
     Args:
         sources: functions that open an iterator; called in the thread.
         workers: sources read at a time.
         ahead: items of a source that may wait.
+        in_turn: items of the sources that are read come in turn: the order depends on the sources alone,
+            never on which thread was quicker, but a slow source holds up the others. Otherwise they come as
+            they are read, those of each source in their order.
 
     Raises:
         BaseException: what a source raised, at its place among the items.
     """
     coming, active = iter(sources), deque[_Reader[Item]]()
+    ready: queue.SimpleQueue[_Reader[Item]] = queue.SimpleQueue()
     try:
         while True:
             while len(active) < workers and (source := next(coming, None)) is not None:
-                active.append(_Reader(source, ahead))
+                active.append(_Reader(source, ahead, ready))
             if not active:
                 return
-            item = active[0].take()
+            reader = active[0] if in_turn else ready.get()
+            item = reader.take()
             if not isinstance(item, _End):
                 active.rotate(-1)
                 yield item
                 continue
-            active.popleft().close()
+            active.remove(reader)
+            reader.close()
             if item.error is not None:
                 raise item.error
     finally:

@@ -8,6 +8,8 @@ matrix, a block of output is one product, far faster than the loop and equal to 
 
 import math
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -36,6 +38,18 @@ def kaiser_best(samples: NDArray[np.floating], rate: int, target: int) -> NDArra
     return (windows @ weights).reshape(-1)[:count]
 
 
+def _filter() -> tuple[NDArray[np.float64], int]:
+    """Right half of the filter, and its samples between zero crossings: resampy's own file.
+
+    Read without importing resampy, which compiles for a moment and loads numba, in every process that reads.
+    """
+    spec = find_spec("resampy")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("resampy is not installed: its filter is that of VGGish")
+    with np.load(Path(spec.origin).parent / "data" / f"{FILTER}.npz") as file:
+        return np.asarray(file["half_window"], dtype=np.float64), int(file["precision"])
+
+
 @cache
 def _weights(unit_in: int, unit_out: int) -> tuple[NDArray[np.float64], int, int]:
     """Weights (inputs, outputs) of a block, inputs before its first output, and inputs to the next block.
@@ -44,11 +58,9 @@ def _weights(unit_in: int, unit_out: int) -> tuple[NDArray[np.float64], int, int
         unit_in: input samples from one coincidence of the grids to the next.
         unit_out: output samples likewise.
     """
-    from resampy.filters import get_filter
-
-    table, precision, _ = get_filter(FILTER)
+    table, precision = _filter()
     scale = min(1.0, unit_out / unit_in)
-    table = np.asarray(table, dtype=np.float64) * scale
+    table = table * scale
     slopes = np.diff(table, append=table[-1])
     step = int(scale * precision)  # table entries from one input sample to the next, rounded down as there
     taps = len(table) // step + 1

@@ -1,8 +1,8 @@
 """What a snippet is: which frames it sees, and where that lies in time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ PRESETS = {
     "16/4": (16, 4),  # the THUMOS14 features of one-stage detectors since ActionFormer
     "16/8": (16, 8),
 }
+NO_MOTION = 128  # of flow in eight bits
 Crops = Literal["centre", "ten"]
 _SAME = 1e-6
 
@@ -127,6 +128,36 @@ class AudioGeometry:
         return TimeAxis(visual.first, visual.stride, self.window)
 
 
+class Run:
+    """Consecutive windows in one array that is not put together yet: whoever reads it says where to.
+
+    Attributes:
+        parts: arrays of one shape, such as frames.
+        windows: snippets in them.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[Any]], windows: int) -> None:
+        self.parts, self.windows = parts, windows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all parts together: (T, ...)."""
+        return (len(self.parts), *self.parts[0].shape)
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of every part."""
+        return self.parts[0].dtype
+
+    def copy_to(self, target: NDArray[Any]) -> None:
+        """Fill an array of that shape."""
+        np.stack(self.parts, out=target)
+
+    def stacked(self) -> NDArray[Any]:
+        """In a new array."""
+        return np.stack(self.parts)
+
+
 class WindowBuffer:
     """Runs of overlapping windows over frames that come one by one.
 
@@ -135,36 +166,40 @@ class WindowBuffer:
     Args:
         geometry: window and stride.
         windows: of a run; the last one may have fewer.
+        following: frames that a run has besides, of those behind its last window, for what is computed from
+            a frame and the next. Where the video ends there are fewer, and nothing is filled up.
     """
 
-    def __init__(self, geometry: SnippetGeometry, windows: int = 1) -> None:
+    def __init__(self, geometry: SnippetGeometry, windows: int = 1, following: int = 0) -> None:
         self._window, self._stride, self._windows = geometry.window, geometry.stride, windows
+        self._following = following
         self._held: list[NDArray[np.uint8]] = []
         self._skip = 0  # frames to come that no window sees (strides larger than the window)
         self._given = False
 
-    def push(self, frame: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Add a frame; gives the run (T, ...) that it completes, if it does."""
+    def push(self, frame: NDArray[np.uint8]) -> Iterator[Run]:
+        """Add a frame; gives the run that it completes, if it does."""
         if self._skip:
             self._skip -= 1
             return
         self._held.append(frame)
-        if len(self._held) == self._window + (self._windows - 1) * self._stride:
+        if len(self._held) == self._window + (self._windows - 1) * self._stride + self._following:
             yield self._take(self._windows)
 
-    def finish(self) -> Iterator[NDArray[np.uint8]]:
+    def finish(self) -> Iterator[Run]:
         """The last run, if there is one; of a video shorter than a window, its last frame is repeated."""
         whole = (len(self._held) - self._window) // self._stride + 1
         if whole > 0:
             yield self._take(whole)
         elif self._held and not self._given:
-            self._held += self._held[-1:] * (self._window - len(self._held))
+            if not self._following:
+                self._held += self._held[-1:] * (self._window - len(self._held))
             yield self._take(1)
 
-    def _take(self, windows: int) -> NDArray[np.uint8]:
-        run = np.stack(self._held[: self._window + (windows - 1) * self._stride])
+    def _take(self, windows: int) -> Run:
+        run = self._held[: self._window + (windows - 1) * self._stride + self._following]
         past = windows * self._stride
         self._skip = max(0, past - len(self._held))
         del self._held[:past]
         self._given = True
-        return run
+        return Run(run, windows)
