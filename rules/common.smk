@@ -262,6 +262,17 @@ def released(wildcards):
     return CONFIG.datasets[wildcards.dataset]["checkpoints"][wildcards.experiment]
 
 
+def initial(wildcards):
+    """The checkpoint from which the training of an experiment begins; None: from random weights."""
+    return CONFIG.datasets[wildcards.dataset]["initial"].get(wildcards.experiment)
+
+
+def initial_file(wildcards):
+    """`initial` as an input: if it is there, or a training makes it."""
+    path = initial(wildcards)
+    return [path] if path and path.startswith("results/") else if_there(path)
+
+
 def board(wildcards):
     """Folder of the training's TensorBoard logs; None if they are not wanted."""
     place = f"{wildcards.dataset}/{wildcards.experiment}/seed{wildcards.seed}"
