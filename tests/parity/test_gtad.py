@@ -131,9 +131,10 @@ def test_backbone_and_neighbours(golden: Path) -> None:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """As where the golden data were made: with one thread oneDNN adds in another order on some processors.
+    """With two threads the gradients are the golden ones to 4e-7.
 
-    Near the kinks of ReLU and max that changes single gradients by more than the tolerance (so does float64).
+    With one, oneDNN adds in another order on some processors (Intel's), which changes single gradients by
+    more than the tolerance; computing in float64 changes them still more.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from avfusion.data.hdf5 import check_video_id, reading
+from avfusion.data.hdf5 import DAMAGE, check_video_id, reading
 from avfusion.data.mapped import Mapped, map_file
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
@@ -230,7 +230,7 @@ def _map_shard(path: Path, stream: str) -> _Shard:
         if mapped is None:
             return _Shard(None, videos)
         for video in group:
-            with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):  # told when it is read
+            with suppress(*DAMAGE):  # told when it is read
                 values = mapped.values(group[video])
                 if values is not None:
                     videos[video] = VideoFeatures(values, _axis(group[video]))
