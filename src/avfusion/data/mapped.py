@@ -8,6 +8,7 @@ values past its end kills the process: `Mapped.whole` tells before.
 
 import mmap
 import os
+import resource
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -15,7 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_FILES = 256  # mapped at a time: each keeps a file descriptor, of which a process often has 1024
+# Each mapped file keeps a descriptor, of which a process has so many (-1: any number), often 1024.
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+MAX_FILES = _DESCRIPTORS // 4 if _DESCRIPTORS > 0 else 4096
 FLOAT32 = np.dtype(np.float32)  # in the byte order of this machine
 
 
