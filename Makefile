@@ -60,7 +60,7 @@ format: install-dev ## Put style right where a program can
 	snakefmt Snakefile rules
 
 bench: install-dev ## Measure speed; every benchmark prints a table (on a GPU: benchmarks/gpu_session.sh)
-	@set -e; for name in ops_cpu evaluation pgcn_step flow features training workflow; do \
+	@set -e; for name in ops_cpu evaluation pgcn_step flow features store training workflow; do \
 	   echo "== benchmarks/$$name.py"; python "benchmarks/$$name.py"; done
 
 install: ## Install what the demo needs into .venv

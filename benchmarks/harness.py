@@ -107,12 +107,13 @@ def peak_cpu_bytes(script: Path, name: str) -> int:
 def print_growth(run: Callable[[], Any]) -> None:
     """Print by how many bytes the resident set grows at most during a call (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest value so far
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     run()
-    print(_resident("VmHWM") - before)
+    print(resident("VmHWM") - before)
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """A figure of this process in bytes, such as VmHWM or RssAnon (Linux)."""
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     if found is None:
         raise OSError(f"/proc/self/status has no {field}")

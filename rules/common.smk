@@ -209,17 +209,13 @@ def gpus(wildcards):
 
 
 def weights(wildcards):
-    """Weights of a stream's backbone: a file, "random:SEED", or None."""
+    """Weights of a stream's backbone: a file, "published:NAME", "random:SEED", or None."""
     value = option("streams", "{stream}", "weights")(wildcards)
+    if value != "trained":
+        return value
     # All streams of sound hear with one backbone.
     kind = SOUND if is_sound(wildcards.stream) else wildcards.stream
-    if value == "trained":
-        return f"results/{wildcards.dataset}/backbones/{kind}.pt"
-    return CONVERTED.get(value, value)
-
-
-# What AudioSet published for TensorFlow is converted before it is used.
-CONVERTED = {"published:vggish_tensorflow": "resources/weights/vggish_model.pt"}
+    return f"results/{wildcards.dataset}/backbones/{kind}.pt"
 
 
 def weights_files(wildcards):
@@ -227,7 +223,7 @@ def weights_files(wildcards):
     stream = option("streams", "{stream}")(wildcards)
     found = []
     for given in (stream["weights"], stream.get("pca")):
-        if given == "trained" or given in CONVERTED:
+        if given == "trained":
             found.append(weights(wildcards))
         elif given and given.startswith(PREFIX):
             found.append(local_path(given))
@@ -264,6 +260,17 @@ def training(wildcards):
 def released(wildcards):
     """The released checkpoint of an experiment."""
     return CONFIG.datasets[wildcards.dataset]["checkpoints"][wildcards.experiment]
+
+
+def initial(wildcards):
+    """The checkpoint from which the training of an experiment begins; None: from random weights."""
+    return CONFIG.datasets[wildcards.dataset]["initial"].get(wildcards.experiment)
+
+
+def initial_file(wildcards):
+    """`initial` as an input: if it is there, or a training makes it."""
+    path = initial(wildcards)
+    return [path] if path and path.startswith("results/") else if_there(path)
 
 
 def board(wildcards):

@@ -5,6 +5,7 @@ rule train:
     input:
         unpack(features_of),
         proposals=proposals,
+        initial=initial_file,
         annotations="results/{dataset}/annotations.json",
     output:
         checkpoint="results/{dataset}/models/{experiment}/seed{seed}/checkpoint.pt",
@@ -26,6 +27,7 @@ rule train:
         experiment=experiment,
         model=model,
         training=training,
+        initial=initial,
         # no output: what is not finished must survive the failure of the job, and goes when it ends well
         resume="results/{dataset}/models/{experiment}/seed{seed}/unfinished.pt",
         board=board,

@@ -125,6 +125,8 @@ def describe(experiments: Mapping[str, Options], dataset: Options, name: str) ->
     control = any(experiments[member]["labels"] == "shuffled" for member in trained)
     if released := [member for member in trained if member in dataset["checkpoints"]]:
         notes.append(f"released weights: {', '.join(released)}")
+    if begun := [member for member in trained if member in dataset["initial"]]:
+        notes.append(f"trained from a checkpoint: {', '.join(begun)}")
     if control:
         notes.append("control: trained on other videos' annotations")
     if options["reference"] and options["reference_source"]:
@@ -187,11 +189,15 @@ def _check_dataset(dataset: Options, experiments: Mapping[str, Options], path: P
     for name in _tables(dataset).get("full.experiments", ()):
         if name in dataset["experiments"]:
             raise InputError(path, "stands among 'experiments' already", f"full.experiments.{name}")
-    for name in dataset["checkpoints"]:
-        trained = [key for key, value in experiments.items() if is_trained(value)]
-        if name not in trained:
-            problem = f"no experiment '{name}' trains a detector{known_names(name, trained)}"
-            raise InputError(path, problem, "checkpoints")
+    trained = [key for key, value in experiments.items() if is_trained(value)]
+    for place in ("checkpoints", "initial"):
+        for name in dataset[place]:
+            if name not in trained:
+                problem = f"no experiment '{name}' trains a detector{known_names(name, trained)}"
+                raise InputError(path, problem, place)
+    for name in dataset["initial"]:
+        if name in dataset["checkpoints"]:
+            raise InputError(path, "stands among 'checkpoints' as well: it is not trained", f"initial.{name}")
     _check_streams(dataset, path)
     rendered = dataset["media"]["source"] == "render"
     if not rendered and dataset["annotations"] is None:

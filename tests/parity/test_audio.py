@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 
 from avfusion.backbones.vggish import PcaParameters, VGGish
 from avfusion.media.audio import read_audio, resample
-from avfusion.media.log_mel import examples, log_mel, mel_matrix, published_examples, published_windows
+from avfusion.media.log_mel import (
+    FRAME,
+    HOP,
+    examples,
+    log_mel,
+    mel_matrix,
+    published_examples,
+    published_windows,
+)
 
+REAL = "v_GGSY1Qvo990"
 CLIPS = ["chirp_16k_mono", "chirp_44k_stereo", "chirp_22k_mono", "chirp_8k_mono"]
 
 
@@ -48,11 +57,6 @@ def test_log_mel_and_examples(stored: Any, clip: str) -> None:
     spectrogram = log_mel(stored[f"{clip}/waveform_16k"])
     np.testing.assert_allclose(spectrogram, stored[f"{clip}/log_mel"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(examples(spectrogram), stored[f"{clip}/examples"], rtol=0, atol=1e-4)
-
-
-def test_log_mel_of_a_real_clip(stored: Any) -> None:
-    spectrogram = log_mel(stored["v_GGSY1Qvo990/waveform_16k[:8000]"])
-    np.testing.assert_allclose(spectrogram, stored["v_GGSY1Qvo990/examples"][0][:48], rtol=0, atol=1e-4)
 
 
 def test_layout(golden: Path, networks: dict[bool, VGGish]) -> None:
@@ -99,13 +103,35 @@ def test_snippets_of_tal_hmo(stored: Any, networks: dict[bool, VGGish], frames: 
         close(networks[False](torch.from_numpy(inputs)), stored[f"tal_hmo/chirp_16k_mono/frames{frames}"])
 
 
-def test_log_mel_of_the_clip_itself(shared: Path, stored: Any) -> None:
-    """Decoded from the MP4 file and resampled here, against the examples made from its sound track."""
-    waveform = resample(read_audio(shared / "media/v_GGSY1Qvo990.mp4"))
-    found = examples(log_mel(waveform.samples))
-    expected = stored["v_GGSY1Qvo990/examples"]
+def test_log_mel_of_a_real_clip(stored: Any) -> None:
+    spectrogram = log_mel(stored[f"{REAL}/waveform_16k[:8000]"])
+    np.testing.assert_allclose(spectrogram, stored[f"{REAL}/examples"][0][:48], rtol=0, atol=1e-4)
+
+
+def test_log_mel_of_a_sound_track(golden: Path, stored: Any) -> None:
+    """The whole front end, from the 16-bit WAV file that ffmpeg 5.1 made of the clip."""
+    waveform = resample(read_audio(golden / f"audio/{REAL}.wav"))
+    np.testing.assert_allclose(
+        examples(log_mel(waveform.samples)), stored[f"{REAL}/examples"], rtol=0, atol=1e-4
+    )
+
+
+def test_log_mel_of_the_clip_itself(shared: Path, golden: Path, stored: Any) -> None:
+    """Decoded from the MP4 file and resampled here, against the examples made from its sound track.
+
+    FFmpeg from version 6 on rounds otherwise in its AAC decoder than 5.1: in one sample of 5,000, which lies
+    between two 16-bit values, another one is chosen (see test_media). Frames that see no such sample are as
+    close as those of the WAV file; in the others it shows in bands that are nearly silent: log(x + 0.01).
+    """
+    clip, track = read_audio(shared / f"media/{REAL}.mp4"), read_audio(golden / f"audio/{REAL}.wav")
+    found = examples(log_mel(resample(clip).samples))
+    expected = stored[f"{REAL}/examples"]
     assert found.shape == expected.shape == (18, 96, 64)
-    # The two decoders round some samples to neighbouring 16-bit values (see test_media), which shows in bands
-    # that are nearly silent: log(x + 0.01) there.
-    assert np.abs(found - expected).max() <= 5e-4
-    assert np.abs(found - expected).mean() <= 1e-5
+    differences = np.abs(found - expected).reshape(-1, 64).max(axis=1)
+    other = np.flatnonzero(clip.samples != track.samples) * 16000 / clip.rate
+    begins = np.arange(len(differences)) * HOP
+    reach = 66  # samples at 16 kHz that the resampling filter is wide on either side
+    seen = [((other > begin - reach) & (other < begin + FRAME + reach)).any() for begin in begins]
+    assert np.mean(seen) < 0.5
+    assert differences[~np.array(seen)].max() <= 1e-4
+    assert differences.max() <= 5e-4

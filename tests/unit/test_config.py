@@ -158,6 +158,16 @@ def test_the_shipped_configuration_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
             "checkpoints: no experiment 'both' trains a detector; known: rgb, audio",
         ),
         (
+            "experiments: {rgb: , both: }",
+            "experiments: {rgb: }\ninitial: {both: file.pt}",
+            "initial: no experiment 'both' trains a detector; known: rgb, audio",
+        ),
+        (
+            "experiments: {rgb: , both: }",
+            "experiments: {rgb: }\ninitial: {rgb: a.pt}\ncheckpoints: {rgb: b.pt}",
+            "initial.rgb: stands among 'checkpoints' as well: it is not trained",
+        ),
+        (
             "{windows: {lengths: [1, 2]}}",
             "{source: list}",
             "proposals.list: 'rgb' scores listed proposals: name the files",

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from avfusion.backbones import convert
 from avfusion.backbones.convert import CONVOLUTIONS, LINEAR, convert_vggish, torch_state
+from avfusion.backbones.published import local_path
 from avfusion.backbones.vggish import VGGish
 from avfusion.backbones.weights import BackboneConfig, build_backbone
 from avfusion.cli.main import main
@@ -64,6 +66,16 @@ def test_without_tensorflow(
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     assert main(["weights", "--convert", str(tmp_path / "vggish_model.ckpt")]) == 1
     assert "TensorFlow is needed to read it: use envs/tensorflow.yaml" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_file_that_the_workflow_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "read_checkpoint", lambda path: variables())
+    assert main(["weights", "--convert", str(tmp_path / "vggish_model.ckpt")]) == 0
+    path = Path(local_path("published:vggish_tensorflow", tmp_path))
+    assert list(tmp_path.iterdir()) == [path]
+    build_backbone(BackboneConfig("vggish"), path)
 
 
 @pytest.mark.slow

@@ -125,3 +125,13 @@ def test_files_that_hold_no_features(tmp_path: Path) -> None:
         del file["rgb/a"].attrs["stride"]
     with pytest.raises(InputError, match="is no HDF5 file of features"):
         FeatureStore([path], "rgb")["a"]
+
+
+def test_a_damaged_shard(tmp_path: Path) -> None:
+    """h5py complains of broken tables inside a file with other errors than of a broken beginning."""
+    path = write_shard(tmp_path / "0.h5", "a", "b")
+    content = path.read_bytes()
+    assert content.count(b"HEAP") == 2  # names in / and in /rgb
+    path.write_bytes(content.replace(b"HEAP", b"HEAQ"))
+    with pytest.raises(InputError, match=r"cannot be read as HDF5 features \(.*bad local heap signature"):
+        FeatureStore([path], "rgb")

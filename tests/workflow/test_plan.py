@@ -128,6 +128,16 @@ def test_files_that_a_user_must_supply_are_asked_for_in_one_line(fresh: Scratch)
     assert not (fresh.folder / "results" / "tiny" / "annotations.json").exists()
 
 
+def test_weights_for_tensorflow_are_fetched_and_converted(fresh: Scratch) -> None:
+    path = fresh.folder / "config" / "datasets" / "tiny.yaml"
+    path.write_text(
+        path.read_text().replace("audio: {weights: trained", "audio: {weights: published:vggish_tensorflow")
+    )
+    output = fresh.run("--dry-run", "results/tiny/features/audio/0of2.h5")
+    assert {"fetch_weights", "convert_vggish", "extract_features"} <= set(jobs(output))
+    assert "train_backbone" not in jobs(output)
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_scripts_are_short_and_their_environment_has_what_they_import(script: Path) -> None:
     text = script.read_text()

@@ -8,9 +8,12 @@ from subprocess import TimeoutExpired
 
 import pytest
 import yaml
+from avfusion.engine.checkpoint import read_checkpoint
+from avfusion.files import sha256
 from snakemake_runs import Scratch
 
 NOTHING = "Nothing to be done"
+TRAINED = "results/tiny/models/muses-rgb/seed0/checkpoint.pt"
 COLUMNS = [
     "experiment",
     "detector",
@@ -179,7 +182,8 @@ def own_dataset(tiny: Scratch) -> None:
         "media": {"source": "folder", "path": "own/videos"},
         "annotations": "own/annotations.json",
         "shards": 1,
-        "experiments": {"muses-audio": None},
+        "experiments": {"muses-audio": None, "muses-rgb": None},
+        "initial": {"muses-rgb": TRAINED},
     }
     (datasets / "own.yaml").write_text(yaml.safe_dump(options))
 
@@ -193,6 +197,9 @@ def test_a_folder_of_videos_with_bad_ones_in_it(tiny: Scratch) -> None:
     assert status["demo_train_0001"] == "no file"
     assert {status[f"demo_test_000{index}"] for index in range(2)} == {"ok"}
     with (tiny.folder / "results" / "own" / "mAP.tsv").open() as stream:
-        (row,) = csv.DictReader(stream, delimiter="\t")
-    assert row["note"] == "random weights"
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert rows[0]["note"] == "random weights"
+    assert rows[1]["note"] == "random weights; trained from a checkpoint: muses-rgb"
+    begun = read_checkpoint(tiny.folder / TRAINED.replace("tiny", "own"))
+    assert begun.config["initial"] == f"sha256:{sha256(tiny.folder / TRAINED)}"
     assert NOTHING in tiny.run("results/own/mAP.tsv")

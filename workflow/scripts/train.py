@@ -36,4 +36,5 @@ with job(snakemake.log[0], snakemake.params.threads):
         snakemake.params.device,
         snakemake.params.resume,
         snakemake.params.board,
+        initial_path=snakemake.params.initial,
     )

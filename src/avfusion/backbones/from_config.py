@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from avfusion.backbones.extract import Backbone, StreamConfig
-from avfusion.backbones.published import PREFIX, check_file, local_path
+from avfusion.backbones.published import PREFIX, check_file, local_path, published
 from avfusion.backbones.vggish import PostProcessing
 from avfusion.backbones.weights import SOURCES, BackboneConfig, load_backbone
 from avfusion.data.streams import is_sound
@@ -62,7 +62,10 @@ def ready_backbone(
         if not path.exists():
             advice = f"put the weights of {name} there ({SOURCES[name]})"
             if weights.startswith(PREFIX):
-                advice = f"fetch it: `avfusion weights {weights.removeprefix(PREFIX)}`"
+                file = published(wanted := weights.removeprefix(PREFIX))
+                advice = f"fetch it: `avfusion weights {wanted}`"
+                if file.converted:
+                    advice += f", then `avfusion weights --convert {path.with_name(file.name)}`"
             raise InputError(path, f"does not exist; {advice}")
         check_file(path, expected_sha256)
         weights = str(path)

@@ -1,6 +1,8 @@
 """Published weights: where each file is, and how to know that it is the right one.
 
-Hashes are git's own ids of files that lie in a repository, SHA-256 of the others. Nothing of this is shipped.
+Hashes are git's own ids of files that lie in a repository, SHA-256 of the others: of VGGish's two files those
+that https://github.com/uncharted-distil/distil-primitives and others pin for the same addresses. Nothing of
+this is shipped.
 """
 
 from collections.abc import Mapping
@@ -29,8 +31,9 @@ class PublishedFile:
         url: where it is.
         what: what is in it, for people.
         size: bytes; None: not known here.
-        sha256: hexadecimal digits; or only the first of them, where no more is published.
+        sha256: hexadecimal digits.
         git_blob: id that git gives it.
+        converted: name of the file that is made of it, beside it, before it can be used.
     """
 
     url: str
@@ -38,6 +41,7 @@ class PublishedFile:
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
+    converted: str | None = None
 
     @property
     def name(self) -> str:
@@ -47,20 +51,7 @@ class PublishedFile:
     @property
     def expected(self) -> Expected:
         """What the whole file must have."""
-        return Expected(self.size, None if self._begins else self.sha256, self.git_blob)
-
-    @property
-    def _begins(self) -> bool:
-        return self.sha256 is not None and len(self.sha256) < 64
-
-    def problem(self, path: Path) -> str | None:
-        """What is wrong with a file that should be this one, or None."""
-        problem = self.expected.problem(path)
-        if problem is None and self._begins:
-            digest = sha256(path)
-            if not digest.startswith(str(self.sha256)):
-                return f"has the SHA-256 {digest}, which does not begin with {self.sha256} as expected"
-        return problem
+        return Expected(self.size, self.sha256, self.git_blob)
 
 
 FILES: Mapping[str, PublishedFile] = {
@@ -87,12 +78,14 @@ FILES: Mapping[str, PublishedFile] = {
     "vggish": PublishedFile(
         _TORCHVGGISH + "vggish-10086976.pth",
         "VGGish, converted for torch by torchvggish",
-        sha256="10086976",  # as torch.hub names files: after the first digits of their hash
+        # Its name has the first digits, as torch.hub wants it.
+        sha256="10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
     ),
     "vggish_tensorflow": PublishedFile(
         _AUDIOSET + "vggish_model.ckpt",
         "VGGish as AudioSet released it, for TensorFlow: to be converted",
         sha256="0962b1914e3e053922d957c45bc84a78c985765641dc6bceeeb3a7d8dfecfdf6",
+        converted="vggish_model.pt",
     ),
     "vggish_pca": PublishedFile(
         _AUDIOSET + "vggish_pca_params.npz",
@@ -126,24 +119,21 @@ def fetch(name: str, folder: str | Path = FOLDER, url: str | None = None) -> Pat
         InputError: no such name, the server does not have it, or has something else.
     """
     file = published(name)
-    path, expected = Path(folder) / file.name, file.expected
-    download(url or file.url, path, size=expected.size, sha256=expected.sha256, git_blob=expected.git_blob)
-    problem = file.problem(path)
-    if problem is not None:
-        path.unlink()
-        raise InputError(url or file.url, f"{problem}: it is another file, or was spoilt on the way")
+    path = Path(folder) / file.name
+    download(url or file.url, path, size=file.size, sha256=file.sha256, git_blob=file.git_blob)
     return path
 
 
 def local_path(weights: str, folder: str | Path = FOLDER) -> str:
-    """The file that ``published:NAME`` means; other entries stay as they are.
+    """The file that ``published:NAME`` means, converted if need be; other entries stay as they are.
 
     Raises:
         InputError: no such name.
     """
     if not weights.startswith(PREFIX):
         return weights
-    return str(Path(folder) / published(weights.removeprefix(PREFIX)).name)
+    file = published(weights.removeprefix(PREFIX))
+    return str(Path(folder) / (file.converted or file.name))
 
 
 def check_file(path: str | Path, expected_sha256: str | None = None) -> None:
@@ -161,6 +151,6 @@ def check_file(path: str | Path, expected_sha256: str | None = None) -> None:
         told = f"has the SHA-256 {digest}, but weights_sha256 asks for {expected_sha256}"
         raise InputError(path, f"{told}: it is another file, or was spoilt", "weights")
     for name, file in FILES.items():
-        if path.name == file.name and (problem := file.problem(path)) is not None:
+        if path.name == file.name and (problem := file.expected.problem(path)) is not None:
             advice = f"fetch it anew (`avfusion weights {name}`), or rename it if it is another on purpose"
             raise InputError(path, f"{problem}; {advice}", "weights")

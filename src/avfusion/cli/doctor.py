@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Literal
 
 DESCRIPTION = """\
@@ -186,7 +187,7 @@ def _weights() -> Iterator[Finding]:
             advice = f"if you need it: `avfusion weights {name}`"
             yield Finding(f"weights {name}", f"{path} is not there", advice, needed=False)
             continue
-        problem = file.problem(path)
+        problem = file.expected.problem(path)
         advice = f"remove it and run `avfusion weights {name}`" if problem else ""
         yield Finding(f"weights {name}", f"{path} {problem or 'is the published file'}", advice)
     yield from _self_check()
@@ -196,14 +197,15 @@ def _weights() -> Iterator[Finding]:
 
 def _self_check() -> Iterator[Finding]:
     """VGGish's published self-check, with every file of its weights that is there."""
-    from avfusion.backbones.published import FILES, FOLDER
+    from avfusion.backbones.published import FILES, FOLDER, PREFIX, local_path
     from avfusion.backbones.self_check import check_vggish
     from avfusion.backbones.vggish import PcaParameters, VGGish
     from avfusion.backbones.weights import BackboneConfig, build_backbone
     from avfusion.errors import AvfusionError
 
     pca_path = FOLDER / FILES["vggish_pca"].name
-    for path in (FOLDER / FILES["vggish"].name, FOLDER / "vggish.pt"):
+    for name in ("vggish", "vggish_tensorflow"):
+        path = Path(local_path(f"{PREFIX}{name}", FOLDER))
         if not path.exists():
             continue
         try:

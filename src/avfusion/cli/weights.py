@@ -24,7 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--convert",
         type=Path,
         metavar="CHECKPOINT",
-        help="vggish_model.ckpt to turn into vggish.pt beside it",
+        help="vggish_model.ckpt to turn into vggish_model.pt beside it",
     )
     parser.set_defaults(run=run)
 
@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: unknown name, or a file that cannot be had or is another one.
     """
-    from avfusion.backbones.published import FILES, fetch, published
+    from avfusion.backbones.published import FILES, PREFIX, fetch, local_path, published
 
     if args.convert is not None:
         from avfusion.backbones.convert import convert_vggish
 
-        output = args.convert.with_name("vggish.pt")
+        output = local_path(f"{PREFIX}vggish_tensorflow", args.convert.parent)
         convert_vggish(args.convert, output)
         print(f"wrote {output}")
     for name in args.names:
@@ -51,6 +51,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name, file in FILES.items():
         path = args.folder / file.name
-        problem = file.problem(path) if path.exists() else f"not in {args.folder}"
+        problem = file.expected.problem(path) if path.exists() else f"not in {args.folder}"
         print(f"{name}: {file.what}\n  {path}: {problem or 'here, and right'}\n  {file.url}")
     return 0

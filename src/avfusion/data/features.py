@@ -11,7 +11,7 @@ so that any HDF5 viewer shows what it is. A shard is written whole or not at all
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from avfusion.data.hdf5 import check_video_id, reading
+from avfusion.data.hdf5 import DAMAGE, check_video_id, reading
+from avfusion.data.mapped import Mapped, map_file
 from avfusion.errors import InputError
 from avfusion.files import atomic_path
 
@@ -65,7 +66,7 @@ class VideoFeatures:
     """Features of one video: of one stream, or of several that an encoding fusion has joined.
 
     Attributes:
-        values: float32 (T, C).
+        values: float32 (T, C); not to be written to: it may lie in a file (`FeatureStore`).
         axis: time axis of the T snippets.
         widths: channels of every stream, in the order in which they were joined; their sum is C. Left out:
             one stream.
@@ -146,8 +147,24 @@ class FeatureWriter:
         self._absent[stream][video] = reason
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """What of a stream's videos in one file is mapped; the others are read."""
+
+    file: Mapped | None
+    videos: Mapping[str, VideoFeatures]
+
+    @property
+    def whole(self) -> bool:
+        return self.file is None or self.file.whole
+
+
 class FeatureStore(Mapping[str, VideoFeatures]):
     """One stream of features over any number of shards: a mapping from video id to features.
+
+    Values that lie in a shard as they lie in memory, as those of `FeatureWriter` do, are mapped, read only;
+    others are read anew every time. All videos of a shard are looked up when the first is asked for: a shard
+    that is replaced afterwards stays what it was.
 
     Attributes:
         stream: name of the stream.
@@ -164,6 +181,7 @@ class FeatureStore(Mapping[str, VideoFeatures]):
         self.absent: dict[str, str] = {}
         self.attributes: dict[str, Any] = {}
         self._where: dict[str, Path] = {}
+        self._shards: dict[Path, _Shard] = {}
         for path in map(Path, paths):
             with reading(path, "features") as file:
                 if stream not in file:
@@ -187,13 +205,37 @@ class FeatureStore(Mapping[str, VideoFeatures]):
 
     def __getitem__(self, video: str) -> VideoFeatures:
         path = self._where[video]
+        if path not in self._shards or not self._shards[path].whole:
+            self._shards[path] = _map_shard(path, self.stream)
+        if video in self._shards[path].videos:
+            return self._shards[path].videos[video]
         with reading(path, "features") as file:
             data = file[self.stream][video]
-            axis = TimeAxis(*(float(data.attrs[key]) for key in ("first", "stride", "window")))
-            return VideoFeatures(data[()].astype(np.float32, copy=False), axis)
+            return VideoFeatures(data[()].astype(np.float32, copy=False), _axis(data))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 
     def __len__(self) -> int:
         return len(self._where)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_shards": {}}  # another process maps them itself
+
+
+def _map_shard(path: Path, stream: str) -> _Shard:
+    videos: dict[str, VideoFeatures] = {}
+    with reading(path, "features") as file:
+        mapped, group = map_file(path, file), file[stream]
+        if mapped is None:
+            return _Shard(None, videos)
+        for video in group:
+            with suppress(*DAMAGE):  # told when it is read
+                values = mapped.values(group[video])
+                if values is not None:
+                    videos[video] = VideoFeatures(values, _axis(group[video]))
+    return _Shard(mapped if videos else None, videos)
+
+
+def _axis(data: h5py.Dataset) -> TimeAxis:
+    return TimeAxis(*(float(data.attrs[key]) for key in ("first", "stride", "window")))

@@ -8,6 +8,9 @@ import h5py
 
 from avfusion.errors import InputError
 
+# What h5py raises at what is damaged, or is something else than is looked for.
+DAMAGE = (AttributeError, KeyError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[h5py.File]:
@@ -26,7 +29,7 @@ def reading(path: str | Path, what: str) -> Iterator[h5py.File]:
         raise
     except KeyError as error:
         raise InputError(path, f"is no HDF5 file of {what} ({error.args[0]})") from error
-    except (OSError, AttributeError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise InputError(path, f"cannot be read as HDF5 {what} ({error})") from error
 
 

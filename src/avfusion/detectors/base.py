@@ -52,6 +52,11 @@ class Video:
     classes: NDArray[np.int64] = field(default_factory=_no_classes)
 
 
+def channels_first(features: VideoFeatures) -> Tensor:
+    """Features as (C, T), a copy even of a single channel: features may lie in a file."""
+    return torch.from_numpy(np.array(features.values.T, dtype=np.float32, order="C"))
+
+
 class TrainingSet(ABC):
     """What one pass over the training data goes through: videos, windows, or whatever a detector needs."""
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from avfusion.data.features import VideoFeatures
 from avfusion.data.proposals import RankedProposals, Segments
-from avfusion.detectors.base import TOTAL, Detector, TrainingSet, Video
+from avfusion.detectors.base import TOTAL, Detector, TrainingSet, Video, channels_first
 from avfusion.detectors.classifier import fit_classifier, segment_features
 from avfusion.detectors.gtad_graph import GraphLayer, gather, nearest
 from avfusion.detectors.gtad_losses import node_loss, subgraph_loss
@@ -350,8 +350,7 @@ class Gtad(Detector[RankedProposals]):
 
     def as_tensor(self, features: VideoFeatures) -> Tensor:
         """Features as (C, T) where the detector is."""
-        values = np.ascontiguousarray(features.values.T, dtype=np.float32)
-        return torch.from_numpy(values).to(self.mask.device)
+        return channels_first(features).to(self.mask.device)
 
 
 class GtadTrainingSet(TrainingSet):

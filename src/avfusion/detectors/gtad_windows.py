@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, from_numpy
+from torch import Tensor
 from torch.nn import functional
 
 from avfusion.data.features import TimeAxis, VideoFeatures
+from avfusion.detectors.base import channels_first
 from avfusion.evaluation.segments import paired_iou
 
 REGION = 3  # width of the region around a boundary in which a snippet counts as start or end, in snippets
@@ -162,7 +163,7 @@ def rescale(features: VideoFeatures, scale: int) -> VideoFeatures:
 
     How ActivityNet's videos of any length get features of one shape.
     """
-    values = from_numpy(np.ascontiguousarray(features.values.T, dtype=np.float32))[None]
+    values = channels_first(features)[None]
     resized = functional.interpolate(values, size=scale, mode="linear", align_corners=False)[0].T
     stride = features.axis.stride * len(features.values) / scale
     axis = TimeAxis(features.axis.origin + stride / 2, stride, features.axis.window)

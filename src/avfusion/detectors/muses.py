@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import Detector, TrainingSet, Video
+from avfusion.detectors.base import Detector, TrainingSet, Video, channels_first
 from avfusion.detectors.drawing import PoolTable, SampleTable
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.packing import FeatureBank, Packed, on_device, pack
@@ -308,7 +308,8 @@ class Muses(Detector[ProposalScores]):
         """Scores of all proposals of a video, with real (de-normalised) shifts."""
         rois = torch.from_numpy(video_rois(video.features, video.proposals)).to(self.reg_stats.device)
         rois = torch.cat([torch.zeros_like(rois[:, :1]), rois], dim=1)
-        scores = self.score(self._as_tensor(video)[None], rois)
+        features = channels_first(video.features).to(rois.device)
+        scores = self.score(features[None], rois)
         shifts = scores.regression * self.reg_stats[1] + self.reg_stats[0]
         arrays = [tensor.float().numpy(force=True) for tensor in (*scores[:2], shifts)]
         return ProposalScores(np.asarray(video.proposals, dtype=np.float64), *arrays)
@@ -328,10 +329,6 @@ class Muses(Detector[ProposalScores]):
         seen, heard = features.mT.tensor_split([self.width], dim=2)
         joined = attend(self.U_v, self.U_a, seen, heard, self.options.attention).mT
         return joined if inside is None else joined * inside.to(joined.dtype)
-
-    def _as_tensor(self, video: Video) -> Tensor:
-        values = np.ascontiguousarray(video.features.values.T, dtype=np.float32)
-        return torch.from_numpy(values).to(self.reg_stats.device)
 
 
 def read_spans(rois: Ints, lengths: Ints) -> Ints:

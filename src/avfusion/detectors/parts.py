@@ -48,11 +48,6 @@ def part_rows(rois: Ints, snippets: int, window: int) -> Ints:
     return np.stack([first, np.maximum(first, last)], axis=2)
 
 
-def channels_first(features: VideoFeatures) -> Tensor:
-    """Features as (C, T)."""
-    return torch.from_numpy(np.ascontiguousarray(features.values.T, dtype=np.float32))
-
-
 def pool_parts(features: Tensor, rows: Tensor) -> Tensor:
     """Largest value of every channel in the rows of every part.
 

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avfusion.data.scores import ProposalScores
-from avfusion.detectors.base import Detector, TrainingSet, Video
+from avfusion.detectors.base import Detector, TrainingSet, Video, channels_first
 from avfusion.detectors.drawing import PoolTable
 from avfusion.detectors.graphs import GraphOptions, Ints, grow, grow_all, grow_many, neighbours
 from avfusion.detectors.losses import HeadScores, LossOptions, two_stage_losses
 from avfusion.detectors.packing import fits_on, on_device
-from avfusion.detectors.parts import channels_first, part_rows, placed, pool_parts
+from avfusion.detectors.parts import part_rows, placed, pool_parts
 from avfusion.detectors.sampling import (
     Sample,
     SamplingOptions,

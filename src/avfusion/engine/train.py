@@ -23,12 +23,14 @@ from avfusion.engine.checkpoint import Checkpoint, write_checkpoint
 from avfusion.engine.cropping import crop
 from avfusion.engine.device import choose_device
 from avfusion.engine.history import open_board, write_history
+from avfusion.engine.initial import read_initial, take_over
 from avfusion.engine.loop import Run, fit
 from avfusion.engine.optimise import make_optimiser
 from avfusion.engine.resume import SAVE_EVERY, Keeper, identity
 from avfusion.engine.schedule import TrainingOptions, check_schedule, published_changes
 from avfusion.engine.standardise import Standardiser
 from avfusion.errors import InputError
+from avfusion.files import sha256
 from avfusion.options import read_options, write_options
 from avfusion.seeding import derive
 
@@ -68,6 +70,7 @@ def train(
     resume_path: str | Path | None = None,
     board_path: str | Path | None = None,
     save_every: float = SAVE_EVERY,
+    initial_path: str | Path | None = None,
 ) -> None:
     """Train a detector and write its checkpoint.
 
@@ -85,10 +88,13 @@ def train(
             it is taken up; at the end it is removed. None: a training that is stopped is lost.
         board_path: folder for TensorBoard; needs the package of that name.
         save_every: seconds between two states.
+        initial_path: checkpoint whose parameters take the place of random ones; features are standardised as
+            for it. What a detector measures on the training data (`Detector.statistics`) is measured anew.
 
     Raises:
         InputError: an option that does not exist or has a wrong value; no video to train on; features of
-            unequal widths or that are not finite; a schedule that never takes a step.
+            unequal widths or that are not finite; a schedule that never takes a step; an initial checkpoint
+            that does not fit.
         AvfusionError: the loss is no longer finite.
     """
     chosen = read_training_config(config)
@@ -96,22 +102,30 @@ def train(
     where = choose_device(device)
     videos = collect_videos(features, proposals, annotations)
     widths = _common_widths(videos)
+    start = None
+    if initial_path is not None:
+        start = read_initial(initial_path, chosen.detector, widths, annotations.labels, options.standardise)
     statistics = {}
     if options.standardise:
-        standardiser = Standardiser.fit([video.features for video in videos])
+        standardiser = start and Standardiser.from_tensors(start.statistics)
+        standardiser = standardiser or Standardiser.fit([video.features for video in videos])
         videos = [replace(video, features=standardiser(video.features)) for video in videos]
         statistics = standardiser.tensors()
     if options.window is not None:
         videos = [part for video in videos for part in crop(video, options.window)]
     with _own_random_state(derive(seed, "network"), where):
         detector = build_detector(chosen.detector, chosen.model, widths, len(annotations.labels), CONFIG)
+        if start is not None:
+            take_over(detector, start, len(annotations.labels))
         detector.to(where)
         _check_proposals(detector, videos)
-        completed = {
+        completed: dict[str, Any] = {
             "detector": chosen.detector,
             "model": write_options(detector.options),
             "training": write_options(options),
         }
+        if initial_path is not None:
+            completed["initial"] = f"sha256:{sha256(initial_path)}"
         examples = detector.training_set(videos)
         check_schedule(options, len(examples), CONFIG)
         rng = np.random.RandomState(derive(seed, "samples"))

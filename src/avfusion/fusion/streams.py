@@ -103,8 +103,8 @@ def _only_sound(lacking: Sequence[str], stores: Mapping[str, FeatureStore]) -> b
 
 def _picture(video: str, streams: Mapping[str, VideoFeatures]) -> VideoFeatures | None:
     """All visual streams side by side, as one; None without any."""
-    if not streams:
-        return None
+    if len(streams) < 2:
+        return next(iter(streams.values()), None)
     counts = {stream: len(features.values) for stream, features in streams.items()}
     if len(set(counts.values())) > 1:
         told = " and ".join(f"{count} {stream}" for stream, count in counts.items())
