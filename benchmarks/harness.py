@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def median_seconds(run: Callable[[], Any], repeat: int = 5, warm_up: int = 1) -> float:
@@ -44,6 +45,23 @@ def median_call_seconds(run: Callable[[], Any], budget: float = 1.0) -> float:
         run()
     inner, repeat = _repetitions(run, budget)
     return _median_event_seconds(run, inner, repeat)
+
+
+def kernel_seconds(run: Callable[[], Any], calls: int = 10) -> float:
+    """Seconds that the GPU's kernels and copies take per call, one by one and added up, as the profiler says.
+
+    For what cannot be captured, such as torchvision's deformable convolution, whose kernels run on the default
+    stream whatever the current one is, so that a graph would leave them out.
+    """
+    for _ in range(3):  # compiles, tunes and allocates
+        run()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for _ in range(calls):
+            run()
+        torch.cuda.synchronize()
+    taken = sum(event.self_device_time_total for event in profiled.key_averages())
+    return float(taken) / 1e6 / calls
 
 
 def _captured(run: Callable[[], Any]) -> torch.cuda.CUDAGraph:

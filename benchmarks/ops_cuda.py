@@ -4,8 +4,8 @@
 
 torchvision's `deform_conv2d`, `roi_pool` and `roi_align` stand for the published kernels, which build no
 more. Convolutions and products are measured in full float32 and with TF32, for both sides alike. Times are of
-the GPU alone, as it replays a CUDA graph of a call; the ratio "as called" is of calls from Python, one after
-the other.
+the GPU alone, as it replays a CUDA graph of a call (msta_conv1d: sums of its kernels, since deform_conv2d
+cannot be captured); the ratio "as called" is of calls from Python, one after the other.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import problems
 import torch
 from harness import (
+    kernel_seconds,
     median_call_seconds,
     median_gpu_seconds,
     megabytes,
@@ -58,10 +59,16 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def compared(
-    case: str, other: str, slow: Callable[[], Any], fast: Callable[[], Any], remark: str = ""
+    case: str,
+    other: str,
+    slow: Callable[[], Any],
+    fast: Callable[[], Any],
+    remark: str = "",
+    captured: bool = True,
 ) -> list[str]:
     """A row: what the GPU takes (replays of a CUDA graph), and the ratio of calls from Python."""
-    slow_s, fast_s = (median_gpu_seconds(run, BUDGET) for run in (slow, fast))
+    gpu = functools.partial(median_gpu_seconds, budget=BUDGET) if captured else kernel_seconds
+    slow_s, fast_s = (gpu(run) for run in (slow, fast))
     as_called = ratio(*(median_call_seconds(run, BUDGET) for run in (slow, fast)))
     return [case, other, seconds(slow_s), seconds(fast_s), ratio(slow_s, fast_s), as_called, remark]
 
@@ -131,7 +138,7 @@ def msta(vision: Any, batch: int, frames: int) -> Rows:
         with tf32(allowed):
             for other, forward in others.items():
                 mode = "TF32" if allowed else "float32"
-                rows.append(compared(case, other, differentiated(forward), ours, mode))
+                rows.append(compared(case, other, differentiated(forward), ours, mode, captured=False))
     return rows
 
 
@@ -142,17 +149,17 @@ def bandwidth() -> float:
     return 2 * source.numel() * source.element_size() / median_gpu_seconds(lambda: target.copy_(source))
 
 
-def roi_pool(vision: Any) -> Rows:
-    """1,000 rois of a video, 512 channels, 8 bins; bytes are features, rois, output and argmax, each once."""
-    channels, frames, bins, count = 512, 1000, 8, 1000
+def roi_pool(vision: Any, videos: int) -> Rows:
+    """1,000 rois per video, 512 channels, 8 bins; bytes are features, rois, output and argmax, each once."""
+    channels, frames, bins, count = 512, 1000, 8, 1000 * videos
     generator = torch.Generator().manual_seed(0)
+    video = torch.arange(videos).repeat_interleave(1000)
     start = torch.randint(0, 8 * frames - 400, (count,), generator=generator)
     length = torch.randint(40, 400, (count,), generator=generator)
-    rois = torch.stack([torch.zeros_like(start), start, start + length], 1).float().cuda()
-    boxes = torch.stack(
-        [rois[:, 0], rois[:, 1], torch.zeros_like(rois[:, 0]), rois[:, 2], torch.zeros_like(rois[:, 0])], 1
-    )
-    features = torch.randn(1, channels, frames, device="cuda", requires_grad=True)
+    rois = torch.stack([video, start, start + length], 1).float().cuda()
+    none = torch.zeros_like(rois[:, 0])
+    boxes = torch.stack([rois[:, 0], rois[:, 1], none, rois[:, 2], none], 1)
+    features = torch.randn(videos, channels, frames, device="cuda", requires_grad=True)
     fixed = features.detach()
     grad = torch.randn(count, channels, bins, device="cuda")
 
@@ -163,29 +170,31 @@ def roi_pool(vision: Any) -> Rows:
     def ours(x: Tensor) -> Tensor:
         return roi_max_pool1d(x, rois, bins, 0.125, check_rois=False)
 
+    case = f"roi_max_pool1d, {videos} video{'s' if videos > 1 else ''}, forward"
     rows = [
+        compared(case, "roi_pool", lambda: theirs(fixed), lambda: ours(fixed)),
         compared(
-            "roi_max_pool1d, forward",
-            "roi_pool",
-            lambda: theirs(fixed),
-            lambda: ours(fixed),
-        ),
-        compared(
-            "roi_max_pool1d, forward + backward",
+            f"{case} + backward",
             "roi_pool",
             lambda: problems.backward(theirs(features), [features], grad),
             lambda: problems.backward(ours(features), [features], grad),
         ),
     ]
-    moved = 4 * (channels * frames + rois.numel()) + (4 + 4) * count * channels * bins
+    moved = 4 * (videos * channels * frames + rois.numel()) + (4 + 4) * count * channels * bins
     taken = median_gpu_seconds(lambda: ours(fixed), BUDGET)
     rate = bandwidth()
     remark = f"{moved / 1e6:.1f} MB at least, {moved / taken / 1e9:.0f} of {rate / 1e9:.0f} GB/s copied"
     share = f"{moved / rate / taken:.0%} of the bound"
-    return [
-        *rows,
-        ["... bound by bandwidth", "device copy", seconds(moved / rate), seconds(taken), share, "", remark],
+    bound = [
+        "... bound by bandwidth",
+        "device copy",
+        seconds(moved / rate),
+        seconds(taken),
+        share,
+        "",
+        remark,
     ]
+    return [*rows, bound]
 
 
 def align(vision: Any, samples: int) -> Rows:
@@ -310,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     tables: dict[str, Callable[[Any], Rows]] = {
         "msta_conv1d": lambda vision: [*msta(vision, 1, 1000), *msta(vision, 16, 256)],
-        "roi_max_pool1d": roi_pool,
+        "roi_max_pool1d": lambda vision: [*roi_pool(vision, 1), *roi_pool(vision, 8)],
         "align1d": lambda vision: [*align(vision, 0), *align(vision, 2)],
         "project_align1d": lambda vision: [*project(vision, 256, 64, 4), *project(vision, 100, 100, 16)],
         "suppression": lambda vision: suppression(),

@@ -27,9 +27,9 @@ constexpr int POOLERS = 1024;  // threads of a block, forward
 constexpr int ROIS = 128;      // whose bounds are in shared memory
 constexpr int BINS = 8;        // of them, and of a thread
 constexpr int PITCH = LANES + 1;  // of a step in shared memory, so that a channel's steps lie in all banks
-constexpr int GROUP = 4;          // steps of a bin that are read at once
 constexpr int ADDERS = 256;       // threads of a block at most, backward
 constexpr int AHEAD = 4;          // rois whose gradients a thread reads before it adds the first
+constexpr int QUAD = 4;           // neighbouring bins of a thread
 
 // Channels [channel, channel + 32) of (channels, frames) to (frames, PITCH); a warp takes a channel.
 template <typename scalar_t>
@@ -65,12 +65,18 @@ __device__ __forceinline__ void store_eight(value_t* to, const value_t (&values)
         __shfl_xor_sync(0xffffffffu, reinterpret_cast<const int*>(&given)[word], 1);
   }
   // Even lanes: first half of their own, then of the neighbour's; odd ones: second of the neighbour's, own.
+  Four<value_t> of_even, of_odd;  // chosen by value: else each choice becomes a store of its own
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    of_even.value[k] = odd ? got.value[k] : kept.value[k];
+    of_odd.value[k] = odd ? kept.value[k] : got.value[k];
+  }
   const int pair = lane - odd, half = odd ? 4 : 0;
   if (pair < here) {
-    *reinterpret_cast<Four<value_t>*>(to + pair * BINS + half) = odd ? got : kept;
+    *reinterpret_cast<Four<value_t>*>(to + pair * BINS + half) = of_even;
   }
   if (pair + 1 < here) {
-    *reinterpret_cast<Four<value_t>*>(to + (pair + 1) * BINS + half) = odd ? kept : got;
+    *reinterpret_cast<Four<value_t>*>(to + (pair + 1) * BINS + half) = of_odd;
   }
 }
 
@@ -79,21 +85,45 @@ struct Bounds {
   int first, count;
 };
 
-// The largest of `best` and of the GROUP steps from `j` on, of which those below `count` exist, and its number.
-template <typename scalar_t, typename coord_t, bool STAGED, typename place_t>
-__device__ __forceinline__ void take_group(const scalar_t* at, int j, int count, place_t pitch, coord_t& best,
-                                           int& where) {
-  coord_t values[GROUP];
+// The first of the largest of COUNT steps, if it is greater than `best`; `at` is step `j`.
+template <int COUNT, typename scalar_t, typename coord_t, typename place_t>
+__device__ __forceinline__ void take(const scalar_t* at, int j, place_t pitch, coord_t& best, int& where) {
+  coord_t values[COUNT];
 #pragma unroll
-  for (int g = 0; g < GROUP; ++g) {  // behind the features there is room, but only in shared memory
-    values[g] = static_cast<coord_t>(at[(STAGED || j + g < count ? j + g : 0) * pitch]);
+  for (int k = 0; k < COUNT; ++k) {
+    values[k] = static_cast<coord_t>(at[k * pitch]);
   }
 #pragma unroll
-  for (int g = 0; g < GROUP; ++g) {
-    if (j + g < count && values[g] > best) {
-      best = values[g];
-      where = j + g;
+  for (int k = 0; k < COUNT; ++k) {
+    if (values[k] > best) {
+      best = values[k];
+      where = j + k;
     }
+  }
+}
+
+// The same for any number of steps: all lanes have the same, and the usual ones are read at once.
+template <typename scalar_t, typename coord_t, typename place_t>
+__device__ __forceinline__ void take_all(const scalar_t* at, int count, place_t pitch, coord_t& best,
+                                         int& where) {
+  int j = 0;
+  for (; count - j > 6; j += 4) {
+    take<4>(at + j * pitch, j, pitch, best, where);
+  }
+  at += j * pitch;
+  switch (count - j) {
+    case 1:
+      return take<1>(at, j, pitch, best, where);
+    case 2:
+      return take<2>(at, j, pitch, best, where);
+    case 3:
+      return take<3>(at, j, pitch, best, where);
+    case 4:
+      return take<4>(at, j, pitch, best, where);
+    case 5:
+      return take<5>(at, j, pitch, best, where);
+    default:
+      return take<6>(at, j, pitch, best, where);
   }
 }
 
@@ -156,11 +186,7 @@ __global__ void __launch_bounds__(POOLERS)
               const scalar_t* at = column + bin.first * pitch;
               best = static_cast<coord_t>(*at) - coord_t(1);  // see the CPU kernel
               int found_at = -1;
-              take_group<scalar_t, coord_t, STAGED>(at, 0, bin.count, pitch, best, found_at);
-#pragma unroll 1
-              for (int j = GROUP; j < bin.count; j += GROUP) {
-                take_group<scalar_t, coord_t, STAGED>(at, j, bin.count, pitch, best, found_at);
-              }
+              take_all(at, bin.count, pitch, best, found_at);
               where = found_at < 0 ? -1 : bin.first + found_at;
             }
             values[b] = static_cast<scalar_t>(best);
@@ -186,51 +212,67 @@ __global__ void __launch_bounds__(POOLERS)
   }
 }
 
-// The maxima of two neighbouring bins of a roi: their steps (-1: none) and gradients.
+// The maxima of neighbouring bins of a roi: their steps (-1: none) and gradients.
 template <typename scalar_t>
-struct Pair {
-  int step[2];
-  scalar_t grad[2];
+struct Quad {
+  Four<int> step;
+  Four<scalar_t> grad;
 };
 
-// Whether another lane of the group before this one has the same step, or a later one. The maxima of a roi
-// stand in order, so that in well-formed data none has, unless bins are shorter than a step.
-__device__ __forceinline__ bool out_of_order(int step, int lane, unsigned group) {
-  const unsigned before = __ballot_sync(0xffffffffu, step >= 0) & group & ((1u << lane) - 1u);
-  const int last = __shfl_sync(0xffffffffu, step, before != 0 ? 31 - __clz(static_cast<int>(before)) : lane);
-  return step >= 0 && before != 0 && last >= step;
+// Reads the bins of a thread, of which `width` exist; all at once if they lie so.
+template <typename scalar_t>
+__device__ __forceinline__ Quad<scalar_t> read_quad(const scalar_t* __restrict__ grad,
+                                                    const int* __restrict__ argmax, int width,
+                                                    bool aligned) {
+  Quad<scalar_t> quad;
+  if (aligned) {
+    quad.step = *reinterpret_cast<const Four<int>*>(argmax);
+    quad.grad = *reinterpret_cast<const Four<scalar_t>*>(grad);
+    return quad;
+  }
+#pragma unroll
+  for (int k = 0; k < QUAD; ++k) {
+    quad.step.value[k] = k < width ? argmax[k] : -1;
+    quad.grad.value[k] = k < width ? grad[k] : scalar_t(0);
+  }
+  return quad;
 }
 
-// Adds the values of a group's lanes to a row, those of one step in the order of the lanes.
+// Whether a lane before this one of the same group may have the same step. As the maxima of a roi stand in
+// order, it has not if that of its neighbour is smaller.
+__device__ __forceinline__ bool may_clash(int step, int place) {
+  const int before = __shfl_up_sync(0xffffffffu, step, 1);
+  return step >= 0 && place > 0 && (before >= step || (before < 0 && place > 1));
+}
+
+// Adds a value of every lane to the row of its group, if they may clash in turns.
 template <typename acc_t>
-__device__ void add_one_by_one(acc_t* row, int step, acc_t value, int lane, unsigned group) {
-  const int rank = __popc(__match_any_sync(0xffffffffu, step) & group & ((1u << lane) - 1u));
-  for (int turn = 0; __any_sync(0xffffffffu, step >= 0 && rank >= turn); ++turn) {
-    if (step >= 0 && rank == turn) {
+__device__ __forceinline__ void add_in_order(acc_t* row, int step, acc_t value, int place, int turns) {
+  for (int turn = 0; turn < turns; ++turn) {
+    if (step >= 0 && (turns == 1 || place == turn)) {
       row[step] += value;
     }
     __syncwarp();
   }
 }
 
-// grad, argmax (rois, channels, bins) -> output (batch, channels, frames). A group is `lanes` lanes, two bins
+// grad, argmax (rois, channels, bins) -> output (batch, channels, frames). A group is `lanes` lanes, QUAD bins
 // each, and has a row of sums; `shares` groups take a share each of the rois of one channel, and a block has
-// channels of one video. Rois stand sorted by video in `order`; there is none for a single video. Without room
+// `together` channels of one video. Rois stand sorted by video in `order`; there is none for a single video. Without room
 // in shared memory shares is 1, and the row is one of `sums` (batch, channels, frames), zeroed.
 template <typename scalar_t, typename acc_t, bool STAGED>
 __global__ void __launch_bounds__(ADDERS)
     add(const scalar_t* __restrict__ grad, const int* __restrict__ argmax,
         const int64_t* __restrict__ batch_index, const int64_t* __restrict__ order,
-        const int64_t* __restrict__ bounds, int64_t count, int lanes, int shares, int64_t channels,
-        int64_t frames, int bins, scalar_t* __restrict__ output, acc_t* sums) {
+        const int64_t* __restrict__ bounds, int64_t count, int lanes, int shares, int together,
+        int64_t channels, int64_t frames, int bins, scalar_t* __restrict__ output, acc_t* sums) {
   extern __shared__ __align__(16) unsigned char staged[];
   auto* rows = reinterpret_cast<acc_t*>(staged);
-  const int own = threadIdx.x / lanes, groups = blockDim.x / lanes, together = groups / shares;
-  const int lane = threadIdx.x % 32, place = threadIdx.x % lanes;
-  const unsigned group = (lanes == 32 ? 0xffffffffu : (1u << lanes) - 1u) << (lane - place);
+  const int own = threadIdx.x / lanes, groups = blockDim.x / lanes;
+  const int place = threadIdx.x % lanes;
   const int64_t tiles = (channels + together - 1) / together, video = blockIdx.x / tiles;
   const int64_t first = blockIdx.x % tiles * together, channel = first + own % together;
-  const bool idle = channel >= channels;
+  const bool idle = channel >= channels || own / together >= shares;
   acc_t* row = STAGED ? rows + own * frames : sums + (video * channels + (idle ? 0 : channel)) * frames;
   if (STAGED) {
     for (int64_t t = threadIdx.x; t < groups * frames; t += blockDim.x) {
@@ -241,53 +283,44 @@ __global__ void __launch_bounds__(ADDERS)
   const int64_t begin = order == nullptr ? 0 : bounds[video], end = order == nullptr ? count : bounds[video + 1];
   // The same number of turns for all lanes of a warp, which has groups of several shares.
   const int64_t turns = (end - begin + shares - 1) / shares;
-  for (int b = 2 * place; b - 2 * place < bins; b += 2 * lanes) {
+  const bool aligned = bins % QUAD == 0;
+  const int64_t of_roi = channels * bins;
+  for (int b = QUAD * place; b - QUAD * place < bins; b += QUAD * lanes) {
+    const scalar_t* grads = grad + channel * bins + b;
+    const int* places = argmax + channel * bins + b;
     const auto read = [&](int64_t turn) {
-      Pair<scalar_t> pair = {{-1, -1}, {scalar_t(0), scalar_t(0)}};
       const int64_t i = begin + turn * shares + own / together;
       const int64_t r = i < end ? (order == nullptr ? i : order[i]) : -1;
-      if (r >= 0 && !idle && (order != nullptr || batch_index[r] == 0)) {
-        const int64_t from = (r * channels + channel) * bins + b;
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          if (b + k < bins) {
-            pair.step[k] = argmax[from + k];
-            pair.grad[k] = grad[from + k];
-          }
-        }
-      }
-      return pair;
+      const bool there = r >= 0 && !idle && b < bins && (order != nullptr || batch_index[r] == 0);
+      return there ? read_quad(grads + r * of_roi, places + r * of_roi, bins - b, aligned)
+                   : Quad<scalar_t>{{{-1, -1, -1, -1}}, {}};
     };
-    Pair<scalar_t> coming[AHEAD];
+    Quad<scalar_t> coming[AHEAD];
 #pragma unroll
     for (int a = 0; a < AHEAD; ++a) {
       coming[a] = read(a);
     }
     for (int64_t turn = 0; turn < turns; turn += AHEAD) {
-      Pair<scalar_t> pairs[AHEAD];
-      bool disorder = false;
+      Quad<scalar_t> quads[AHEAD];
+      bool clash = false;
 #pragma unroll
       for (int a = 0; a < AHEAD; ++a) {
-        pairs[a] = coming[a];
+        quads[a] = coming[a];
         coming[a] = read(turn + AHEAD + a);
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          pairs[a].step[k] = pairs[a].step[k] < frames ? pairs[a].step[k] : -1;
-          disorder |= out_of_order(pairs[a].step[k], lane, group);
+        for (int k = 0; k < QUAD; ++k) {
+          int& step = quads[a].step.value[k];
+          step = step < frames ? step : -1;
+          clash |= may_clash(step, place);
         }
       }
-      const bool slow = __any_sync(0xffffffffu, disorder);
+      const int rounds = __any_sync(0xffffffffu, clash) ? lanes : 1;
 #pragma unroll
       for (int a = 0; a < AHEAD; ++a) {
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {  // neighbouring bins can share a step
-          const auto value = static_cast<acc_t>(pairs[a].grad[k]);
-          if (slow) {
-            add_one_by_one(row, pairs[a].step[k], value, lane, group);
-          } else if (pairs[a].step[k] >= 0) {
-            row[pairs[a].step[k]] += value;
-          }
-          __syncwarp();
+        for (int k = 0; k < QUAD; ++k) {  // one after the other, as neighbouring bins can share a step
+          const auto value = static_cast<acc_t>(quads[a].grad.value[k]);
+          add_in_order(row, quads[a].step.value[k], value, place, rounds);
         }
       }
     }
@@ -331,7 +364,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
           return;
         }
         const int64_t blocks = batch * ((channels + LANES - 1) / LANES);
-        const int64_t bytes = PITCH * (frames + GROUP) * static_cast<int64_t>(sizeof(scalar_t));
+        const int64_t bytes = PITCH * frames * static_cast<int64_t>(sizeof(scalar_t));
         TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
         const bool staged = bytes <= ALL_SHARED;
         const auto input = (staged ? features : features.transpose(1, 2)).contiguous();
@@ -361,7 +394,7 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
   const auto from = grad.contiguous(), where = argmax.contiguous(), index = batch_index.contiguous();
   auto output = at::empty({batch, channels, frames}, grad.options());
   int lanes = 1;
-  while (2 * lanes < bins && lanes < 32) {
+  while (QUAD * lanes < bins && lanes < 32) {
     lanes *= 2;
   }
   at::Tensor order, bounds;
@@ -376,20 +409,14 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, from.scalar_type(), "roi_max_pool1d_backward_cuda", [&] {
         using acc_t = at::opmath_type<scalar_t>;  // the frames of a short roi get many contributions
-        const int64_t row = frames * static_cast<int64_t>(sizeof(acc_t));
-        int threads = ADDERS;
-        while (threads > 32 && threads / lanes * row > ALL_SHARED / 3) {  // so that three blocks fit
-          threads /= 2;
-        }
-        const bool staged = threads / lanes * row <= ALL_SHARED;
-        threads = staged ? threads : ADDERS;
-        const int groups = threads / lanes;
-        int shares = 1;  // as many as keep all multiprocessors busy, and have something to do
-        while (staged && shares < groups && 2 * shares <= count / batch / 8 &&
-               batch * channels * shares < 3 * multiprocessors() * groups) {
-          shares *= 2;
-        }
-        const int together = groups / shares;
+        const int64_t row = frames * static_cast<int64_t>(sizeof(acc_t)), of_warp = 32 / lanes;
+        const int64_t warps = std::min<int64_t>(ADDERS / 32, ALL_SHARED / (row * of_warp));
+        const bool staged = warps > 0;
+        const int threads = staged ? static_cast<int>(warps) * 32 : ADDERS, groups = threads / lanes;
+        // Few channels per block keep all multiprocessors busy; the more groups share the rois of one.
+        const int64_t fair = (batch * channels + multiprocessors() - 1) / multiprocessors();
+        const int together = staged ? static_cast<int>(std::min<int64_t>(groups, fair)) : groups;
+        const int shares = groups / together;
         const int64_t blocks = batch * ((channels + together - 1) / together);
         TORCH_CHECK(blocks < (int64_t(1) << 31), "grad is too large for one call: ", blocks, " blocks");
         const auto type = c10::CppTypeToScalarType<acc_t>::value;
@@ -400,7 +427,7 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
         kernel<<<static_cast<unsigned>(blocks), threads, bytes, c10::cuda::getCurrentCUDAStream()>>>(
             from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(), index.const_data_ptr<int64_t>(),
             batch > 1 ? order.const_data_ptr<int64_t>() : nullptr,
-            batch > 1 ? bounds.const_data_ptr<int64_t>() : nullptr, count, lanes, shares, channels, frames,
+            batch > 1 ? bounds.const_data_ptr<int64_t>() : nullptr, count, lanes, shares, together, channels, frames,
             static_cast<int>(bins),
             output.mutable_data_ptr<scalar_t>(), sums.template mutable_data_ptr<acc_t>());
         C10_CUDA_KERNEL_LAUNCH_CHECK();
