@@ -32,7 +32,15 @@ def naive_pool(x: Tensor, kernel: Triple, stride: Triple, padding: Padding) -> T
 @pytest.mark.parametrize(("kernel", "stride"), [*POOLS.values(), ((3, 3, 3), (1, 1, 1))])
 def test_pooling_with_and_without_gradients(padding: Padding, kernel: Triple, stride: Triple) -> None:
     pool = MaxPool(kernel, stride, padding)
-    for frames, height, width in [(1, 1, 1), (1, 2, 3), (4, 5, 6), (5, 8, 7), (8, 9, 4)]:
+    for frames, height, width in [
+        (1, 1, 1),
+        (1, 2, 3),
+        (2, 1, 1),
+        (4, 5, 6),
+        (5, 8, 7),
+        (8, 9, 4),
+        (3, 16, 2),
+    ]:
         x = torch.rand(2, 3, frames, height, width)
         expected = naive_pool(x, kernel, stride, padding)
         assert torch.equal(pool(x), expected)

@@ -105,6 +105,7 @@ def extract_shard(
             pass
         meter.stop()
         logger.info("%s", meter)
+        logger.info("%s", meter.details())
         with ExitStack() as stack:
             writers = {}
             for path in dict.fromkeys(paths.values()):

@@ -91,11 +91,15 @@ class Unit3D(nn.Module):
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
         pads = [pads_of(self.padding, *sizes) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
         pads[0] = pads[0] if pads_in_time is None else pads_in_time
-        if all(before == after for before, after in pads):  # the convolution pads by itself, without a copy
-            symmetric = [before for before, _ in pads]
-            x = F.conv3d(x, self.conv3d.weight, self.conv3d.bias, stride, symmetric)
+        if not all(before == after for before, after in pads):
+            x, pads = F.pad(x, _flat(pads)), [(0, 0)] * 3
+        symmetric = [before for before, _ in pads]  # the convolution pads by itself, without a copy
+        weight, bias = self.conv3d.weight, self.conv3d.bias
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            # By itself torch takes a slower convolution for few numbers, and what it holds for few is many.
+            x = torch.mkldnn_convolution(x, weight, bias, symmetric, stride, (1, 1, 1), 1)
         else:
-            x = self.conv3d(F.pad(x, _flat(pads)))
+            x = F.conv3d(x, weight, bias, stride, symmetric)
         return F.relu(self.bn(x), inplace=True)
 
     @torch.no_grad()
@@ -367,18 +371,43 @@ def _flat(pads: list[tuple[int, int]]) -> list[int]:
     return [pad for pair in reversed(pads) for pad in pair]
 
 
-def _max_along(x: Tensor, axis: int, kernel: int, stride: int, pads: tuple[int, int]) -> Tensor:
-    """Max pooling of one axis, with as many zeros behind as the last, rounded up, window needs."""
+def _max_along(x: Tensor, axis: int, kernel: int, stride: int, pads: Pads) -> Tensor:
+    """Max pooling of one axis, with as many zeros behind as the last, rounded up, window needs.
+
+    Zeros never win: instead of putting them there, what a window sees of the others is compared.
+    """
     if kernel == stride == 1:
         return x
-    before, after = pads
-    size = x.shape[axis]
+    (before, after), size = pads, x.shape[axis]
     count = -(-(size + before + after - kernel) // stride) + 1
-    after = (count - 1) * stride + kernel - before - size
-    x = F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [before, after])
-    every = [slice(None)] * axis
-    shifted = [x[(*every, slice(shift, shift + (count - 1) * stride + 1, stride))] for shift in range(kernel)]
-    result = torch.maximum(shifted[0], shifted[1])
-    for values in shifted[2:]:
-        torch.maximum(result, values, out=result)
+    whole: list[Tensor] = []  # of the pixels of a window, those that all windows have
+    partly: list[tuple[int, Tensor]] = []  # the first window that has it, and the pixels of it and the next
+    for shift in range(kernel):
+        first = max(0, -(-(before - shift) // stride))
+        end = min(count, (size - 1 - shift + before) // stride + 1)
+        if first < end:
+            start = first * stride - before + shift
+            pixels = x[(*[slice(None)] * axis, slice(start, start + (end - first - 1) * stride + 1, stride))]
+            if end - first == count:
+                whole.append(pixels)
+            else:
+                partly.append((first, pixels))
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    if len(whole) > 1:
+        result = torch.maximum(whole.pop(), whole.pop())
+    elif whole and partly:
+        (first, pixels), base = partly.pop(), whole.pop()
+        end, result = first + pixels.shape[axis], x.new_empty(shape)
+        torch.maximum(_span(base, axis, first, end), pixels, out=_span(result, axis, first, end))
+        for begin, stop in ((0, first), (end, count)):
+            _span(result, axis, begin, stop).copy_(_span(base, axis, begin, stop))
+    else:
+        result = whole.pop().contiguous() if whole else x.new_zeros(shape)
+    for first, pixels in [*((0, pixels) for pixels in whole), *partly]:
+        place = _span(result, axis, first, first + pixels.shape[axis])
+        torch.maximum(place, pixels, out=place)
     return result
+
+
+def _span(x: Tensor, axis: int, begin: int, end: int) -> Tensor:
+    return x.narrow(axis, begin, end - begin)
