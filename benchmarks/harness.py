@@ -50,7 +50,7 @@ def median_call_seconds(run: Callable[[], Any], budget: float = 1.0) -> float:
 def kernel_seconds(run: Callable[[], Any], calls: int = 10) -> float:
     """Seconds that the GPU's kernels and copies take per call, one by one and added up, as the profiler says.
 
-    For what cannot be captured, such as torchvision's deformable convolution, whose kernels run on the default
+    For what cannot be captured, such as torchvision's deformable convolution: its kernels run on the default
     stream whatever the current one is, so that a graph would leave them out.
     """
     for _ in range(3):  # compiles, tunes and allocates

@@ -5,7 +5,7 @@
 TORCH_LIBRARY_FRAGMENT(avfusion, m) {
   m.def(
       "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale,"
-      " bool check_rois=True) -> (Tensor output, Tensor argmax)");
+      " bool check_rois=True, bool with_argmax=True) -> (Tensor output, Tensor argmax)");
   m.def(
       "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor batch_index, SymInt batch, SymInt frames)"
       " -> Tensor");

@@ -152,6 +152,13 @@ def test_the_kernels_check_what_torch_ops_gets_directly() -> None:
     assert ops.roi_max_pool1d_backward(torch.ones(1, 2, 3), huge, torch.zeros(1).long(), 1, 4).sum() == 0
 
 
+def test_positions_are_left_out_where_no_gradient_is_wanted() -> None:
+    features, rois = example(5)
+    whole = torch.ops.avfusion.roi_max_pool1d(features, rois, 4, 0.125)
+    alone = torch.ops.avfusion.roi_max_pool1d(features, rois, 4, 0.125, with_argmax=False)
+    assert torch.equal(alone[0], whole[0]) and len(whole[1]) == len(rois) and not len(alone[1])
+
+
 # --- registration
 
 

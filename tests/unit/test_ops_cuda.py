@@ -90,9 +90,25 @@ def test_roi_max_pool1d_sanitizer(dtype: torch.dtype, channels: int, bins: int, 
     here = OPS.roi_max_pool1d(features, rois, bins, scale)
     there = OPS.roi_max_pool1d(features.cuda(), rois.cuda(), bins, scale)
     assert torch.equal(there[0].cpu(), here[0]) and torch.equal(there[1].cpu(), here[1])
+    alone = OPS.roi_max_pool1d(features.cuda(), rois.cuda(), bins, scale, with_argmax=False)
+    assert torch.equal(alone[0], there[0]) and not len(alone[1])
     cpu, cuda = both(lambda d, x: roi_max_pool1d(x, rois.to(d), bins, scale), features)
     for got, wanted in zip(cuda, cpu, strict=True):
         close(got, wanted)
+
+
+@pytest.mark.parametrize("with_argmax", [True, False])
+def test_nan_and_infinity_are_pooled_as_on_the_cpu(with_argmax: bool) -> None:
+    generator = torch.Generator().manual_seed(7)
+    features = torch.randn(1, 33, 40, generator=generator)
+    odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30])
+    place = torch.randint(0, features.numel(), (300,), generator=generator)
+    features.view(-1)[place] = odd[torch.randint(0, 4, (300,), generator=generator)]
+    rois = torch.tensor([[0, s, s + n] for s in range(30) for n in (1, 3, 9)])
+    here = OPS.roi_max_pool1d(features, rois, 3, 1.0)
+    there = OPS.roi_max_pool1d(features.cuda(), rois.cuda(), 3, 1.0, with_argmax=with_argmax)
+    torch.testing.assert_close(there[0].cpu(), here[0], rtol=0, atol=0, equal_nan=True)
+    assert not with_argmax or torch.equal(there[1].cpu(), here[1])
 
 
 @pytest.mark.parametrize("frames", [70, 5_000, 30_000])

@@ -50,7 +50,8 @@ void pool_row(const scalar_t* row, const std::vector<Bin>& bins, scalar_t* outpu
 
 std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features, const at::Tensor& rois,
                                                       int64_t output_size, double spatial_scale,
-                                                      bool /*check_rois: it costs nothing here*/) {
+                                                      bool /*check_rois: it costs nothing here*/,
+                                                      bool with_argmax) {
   check_roi_max_pool1d(features, rois, output_size, spatial_scale);
   const auto input = features.contiguous();
   const int64_t count = rois.size(0), channels = input.size(1), frames = input.size(2);
@@ -88,7 +89,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
       }
     });
   });
-  return {output, argmax};
+  return {output, with_argmax ? argmax : argmax.slice(0, 0, 0).clone()};
 }
 
 at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor& argmax,

@@ -85,8 +85,18 @@ struct Bounds {
   int first, count;
 };
 
-// The first of the largest of COUNT steps, if it is greater than `best`; `at` is step `j`.
-template <int COUNT, typename scalar_t, typename coord_t, typename place_t>
+// Of two numbers the larger, of a number and NaN the number.
+__device__ __forceinline__ float larger(float a, float b) {
+  return fmaxf(a, b);
+}
+
+__device__ __forceinline__ double larger(double a, double b) {
+  return fmax(a, b);
+}
+
+// The first of the largest of COUNT steps, if it is greater than `best`; `at` is step `j`. Without PLACES, only
+// which value it has: one instruction instead of three.
+template <int COUNT, bool PLACES, typename scalar_t, typename coord_t, typename place_t>
 __device__ __forceinline__ void take(const scalar_t* at, int j, place_t pitch, coord_t& best, int& where) {
   coord_t values[COUNT];
 #pragma unroll
@@ -95,41 +105,45 @@ __device__ __forceinline__ void take(const scalar_t* at, int j, place_t pitch, c
   }
 #pragma unroll
   for (int k = 0; k < COUNT; ++k) {
-    if (values[k] > best) {
-      best = values[k];
-      where = j + k;
+    if constexpr (PLACES) {
+      if (values[k] > best) {
+        best = values[k];
+        where = j + k;
+      }
+    } else {
+      best = larger(best, values[k]);
     }
   }
 }
 
 // The same for any number of steps: all lanes have the same, and the usual ones are read at once.
-template <typename scalar_t, typename coord_t, typename place_t>
+template <bool PLACES, typename scalar_t, typename coord_t, typename place_t>
 __device__ __forceinline__ void take_all(const scalar_t* at, int count, place_t pitch, coord_t& best,
                                          int& where) {
   int j = 0;
   for (; count - j > 6; j += 4) {
-    take<4>(at + j * pitch, j, pitch, best, where);
+    take<4, PLACES>(at + j * pitch, j, pitch, best, where);
   }
   at += j * pitch;
   switch (count - j) {
     case 1:
-      return take<1>(at, j, pitch, best, where);
+      return take<1, PLACES>(at, j, pitch, best, where);
     case 2:
-      return take<2>(at, j, pitch, best, where);
+      return take<2, PLACES>(at, j, pitch, best, where);
     case 3:
-      return take<3>(at, j, pitch, best, where);
+      return take<3, PLACES>(at, j, pitch, best, where);
     case 4:
-      return take<4>(at, j, pitch, best, where);
+      return take<4, PLACES>(at, j, pitch, best, where);
     case 5:
-      return take<5>(at, j, pitch, best, where);
+      return take<5, PLACES>(at, j, pitch, best, where);
     default:
-      return take<6>(at, j, pitch, best, where);
+      return take<6, PLACES>(at, j, pitch, best, where);
   }
 }
 
 // features (batch, channels, frames) if STAGED, else (batch, frames, channels) -> output, argmax (rois,
-// channels, bins). Block (32 channels of a video, part of the rois).
-template <typename scalar_t, typename coord_t, bool STAGED>
+// channels, bins), the latter only with PLACES. Block (32 channels of a video, part of the rois).
+template <typename scalar_t, typename coord_t, bool STAGED, bool PLACES>
 __global__ void __launch_bounds__(POOLERS)
     pool(const scalar_t* __restrict__ features, const coord_t* __restrict__ rois, int64_t count,
          int64_t per_block, int64_t batch, int64_t channels, int64_t frames, int bins, coord_t scale,
@@ -184,10 +198,14 @@ __global__ void __launch_bounds__(POOLERS)
             int where = nowhere;
             if (bin.count > 0) {
               const scalar_t* at = column + bin.first * pitch;
-              best = static_cast<coord_t>(*at) - coord_t(1);  // see the CPU kernel
+              const coord_t start = static_cast<coord_t>(*at);
+              best = start - coord_t(1);  // see the CPU kernel
               int found_at = -1;
-              take_all(at, bin.count, pitch, best, found_at);
+              take_all<PLACES>(at, bin.count, pitch, best, found_at);
               where = found_at < 0 ? -1 : bin.first + found_at;
+              if (!PLACES && start != start) {
+                best = start;
+              }
             }
             values[b] = static_cast<scalar_t>(best);
             places[b] = where;
@@ -195,13 +213,17 @@ __global__ void __launch_bounds__(POOLERS)
           const int64_t to = (list.roi[some + i] * channels + channel) * bins + first;
           if (bins == BINS) {
             store_eight(output + to, values, lane, here);
-            store_eight(argmax + to, places, lane, here);
+            if (PLACES) {
+              store_eight(argmax + to, places, lane, here);
+            }
           } else if (lane < here) {
 #pragma unroll
             for (int b = 0; b < BINS; ++b) {
               if (b < width) {
                 output[to + lane * bins + b] = values[b];
-                argmax[to + lane * bins + b] = places[b];
+                if (PLACES) {
+                  argmax[to + lane * bins + b] = places[b];
+                }
               }
             }
           }
@@ -263,7 +285,7 @@ __device__ __forceinline__ void add_in_order(acc_t* row, int step, acc_t value, 
 template <typename scalar_t, typename acc_t, bool STAGED>
 __global__ void __launch_bounds__(ADDERS)
     add(const scalar_t* __restrict__ grad, const int* __restrict__ argmax,
-        const int64_t* __restrict__ batch_index, const int64_t* __restrict__ order,
+        const int64_t* __restrict__ order,
         const int64_t* __restrict__ bounds, int64_t count, int lanes, int shares, int together,
         int64_t channels, int64_t frames, int bins, scalar_t* __restrict__ output, acc_t* sums) {
   extern __shared__ __align__(16) unsigned char staged[];
@@ -290,10 +312,12 @@ __global__ void __launch_bounds__(ADDERS)
     const int* places = argmax + channel * bins + b;
     const auto read = [&](int64_t turn) {
       const int64_t i = begin + turn * shares + own / together;
-      const int64_t r = i < end ? (order == nullptr ? i : order[i]) : -1;
-      const bool there = r >= 0 && !idle && b < bins && (order != nullptr || batch_index[r] == 0);
-      return there ? read_quad(grads + r * of_roi, places + r * of_roi, bins - b, aligned)
-                   : Quad<scalar_t>{{{-1, -1, -1, -1}}, {}};
+      Quad<scalar_t> quad = {{{-1, -1, -1, -1}}, {}};
+      if (i < end && !idle && b < bins) {
+        const int64_t r = order == nullptr ? i : order[i];
+        quad = read_quad(grads + r * of_roi, places + r * of_roi, bins - b, aligned);
+      }
+      return quad;
     };
     Quad<scalar_t> coming[AHEAD];
 #pragma unroll
@@ -345,14 +369,14 @@ void check_bins(int64_t bins) {
 
 std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& features, const at::Tensor& rois,
                                                        int64_t output_size, double spatial_scale,
-                                                       bool check_rois) {
+                                                       bool check_rois, bool with_argmax) {
   check_roi_max_pool1d(features, rois, output_size, spatial_scale);
   check_bins(output_size);
   const c10::cuda::CUDAGuard guard(features.device());
   const int64_t count = rois.size(0), batch = features.size(0), channels = features.size(1),
                 frames = features.size(2);
   auto output = at::empty({count, channels, output_size}, features.options());
-  auto argmax = at::empty({count, channels, output_size}, features.options().dtype(at::kInt));
+  auto argmax = at::empty({with_argmax ? count : 0, channels, output_size}, features.options().dtype(at::kInt));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, features.scalar_type(), "roi_max_pool1d_cuda", [&] {
         using coord_t = at::opmath_type<scalar_t>;
@@ -369,7 +393,10 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
         const bool staged = bytes <= ALL_SHARED;
         const auto input = (staged ? features : features.transpose(1, 2)).contiguous();
         const int64_t parts = parts_for(blocks, staged && bytes > HALF_SHARED ? 1 : 2, (count + 31) / 32);
-        const auto kernel = staged ? pool<scalar_t, coord_t, true> : pool<scalar_t, coord_t, false>;
+        const auto kernel = staged ? (with_argmax ? pool<scalar_t, coord_t, true, true>
+                                                  : pool<scalar_t, coord_t, true, false>)
+                                   : (with_argmax ? pool<scalar_t, coord_t, false, true>
+                                                  : pool<scalar_t, coord_t, false, false>);
         allow_shared(kernel, staged ? bytes : 0);
         const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
         kernel<<<grid, POOLERS, staged ? bytes : 0, c10::cuda::getCurrentCUDAStream()>>>(
@@ -398,7 +425,7 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
     lanes *= 2;
   }
   at::Tensor order, bounds;
-  if (batch > 1) {
+  if (batch > 1) {  // with one video all rois are its own, and the maxima of others were not found: -1
     order = at::empty({count}, index.options());
     bounds = at::empty({batch + 1}, index.options());
     sort_by_video<<<static_cast<unsigned>(batch), SORTERS, 0, c10::cuda::getCurrentCUDAStream()>>>(
@@ -425,7 +452,7 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
         const auto kernel = staged ? add<scalar_t, acc_t, true> : add<scalar_t, acc_t, false>;
         allow_shared(kernel, bytes);
         kernel<<<static_cast<unsigned>(blocks), threads, bytes, c10::cuda::getCurrentCUDAStream()>>>(
-            from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(), index.const_data_ptr<int64_t>(),
+            from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(),
             batch > 1 ? order.const_data_ptr<int64_t>() : nullptr,
             batch > 1 ? bounds.const_data_ptr<int64_t>() : nullptr, count, lanes, shares, together, channels, frames,
             static_cast<int>(bins),

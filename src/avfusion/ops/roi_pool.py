@@ -8,8 +8,8 @@ from torch import Tensor
 from avfusion.ops._extension import register
 
 FORWARD = (
-    "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale, bool check_rois=True)"
-    " -> (Tensor output, Tensor argmax)"
+    "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale, bool check_rois=True,"
+    " bool with_argmax=True) -> (Tensor output, Tensor argmax)"
 )
 BACKWARD = (
     "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor batch_index, SymInt batch, SymInt frames)"
@@ -63,12 +63,19 @@ def roi_max_pool1d(
             f"output_size and spatial_scale must be positive, not {output_size} and {spatial_scale}"
         )
     pool = torch.ops.avfusion.roi_max_pool1d
-    output: Tensor = pool(features, rois, output_size, spatial_scale, check_rois)[0]
+    # Where the maxima stand is for the gradient alone, and half of what is written.
+    differentiable = torch.is_grad_enabled() and features.requires_grad
+    output: Tensor = pool(features, rois, output_size, spatial_scale, check_rois, differentiable)[0]
     return output
 
 
 def reference_roi_max_pool1d(
-    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, check_rois: bool = True
+    features: Tensor,
+    rois: Tensor,
+    output_size: int,
+    spatial_scale: float,
+    check_rois: bool = True,
+    with_argmax: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Forward pass in plain torch: values, and the step (int32) that each was found at (-1: none)."""
     batch, channels, frames = features.shape
@@ -98,8 +105,9 @@ def reference_roi_max_pool1d(
         argmax = torch.where(better, place[..., None], argmax)
     best = torch.where(well_formed[..., None], best, 0)
     argmax = torch.where(well_formed[..., None], argmax, 0)
-    argmax = argmax.to(torch.int32)
-    return best.transpose(1, 2).to(features.dtype).contiguous(), argmax.transpose(1, 2).contiguous()
+    argmax = argmax.to(torch.int32).transpose(1, 2).contiguous()
+    output = best.transpose(1, 2).to(features.dtype).contiguous()
+    return output, argmax if with_argmax else argmax[:0].clone()
 
 
 def reference_roi_max_pool1d_backward(
@@ -117,10 +125,16 @@ def reference_roi_max_pool1d_backward(
 
 
 def _fake(
-    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, check_rois: bool = True
+    features: Tensor,
+    rois: Tensor,
+    output_size: int,
+    spatial_scale: float,
+    check_rois: bool = True,
+    with_argmax: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    shape = (rois.shape[0], features.shape[1], output_size)
-    return features.new_empty(shape), features.new_empty(shape, dtype=torch.int32)
+    shape = (features.shape[1], output_size)
+    argmax = features.new_empty(rois.shape[0] if with_argmax else 0, *shape, dtype=torch.int32)
+    return features.new_empty(rois.shape[0], *shape), argmax
 
 
 def _fake_backward(grad: Tensor, argmax: Tensor, batch_index: Tensor, batch: int, frames: int) -> Tensor:
@@ -136,10 +150,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _gradient(ctx: Any, grad: Tensor | None, grad_argmax: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None
     argmax, rois = ctx.saved_tensors
     backward = torch.ops.avfusion.roi_max_pool1d_backward
-    return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None, None
+    return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None, None, None
 
 
 register(FORWARD, reference_roi_max_pool1d, _fake)
