@@ -1,6 +1,6 @@
 """How fast features are extracted, beside the plain way.
 
-    python benchmarks/features.py                    # CPU, two threads: pictures and sound
+    python benchmarks/features.py                    # CPU, two threads: pictures, sound, reading
     python benchmarks/features.py --device cuda --flow tvl1 --copies 64 --clips 256 --batch 64 --workers 14 \
         --threads 8 --compile                        # clips/s of I3D by precision; end to end from video
     python benchmarks/features.py --device cuda --flow tvl1 --copies 64 --batch 64 --workers 14 \
@@ -28,7 +28,7 @@ import platform
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ from avfusion.backbones.packing import Part
 from avfusion.backbones.weights import BackboneConfig, load_backbone
 from avfusion.data.features import FeatureStore
 from avfusion.data.manifest import ManifestRow
+from avfusion.media.clips import VisualSource
 from avfusion.media.decode import read_frames
 from avfusion.media.probe import probe
+from avfusion.media.read_ahead import read_ahead
+from avfusion.media.reader_process import ReaderProcesses
+from avfusion.media.reading import Job, Piece, SoundSource, read_video
 from avfusion.media.snippets import AudioGeometry, Run, SnippetGeometry
 
 FRAMES = SnippetGeometry(64, 8, size=224, short_side=256)
@@ -88,6 +92,11 @@ def on_cpu(args: argparse.Namespace, folder: Path) -> None:
     backbone = Backbone(*load_backbone("audio", "random:0", config.backbone))
     features, seconds = timed(lambda: extracted(long, config, backbone, folder))
     print(f"sound: {240 / seconds:.1f}x real time ({len(features)} snippets of 0.96 s, from AAC at 44.1 kHz)")
+    path = (shared_clips() or [video])[0]
+    for processes, workers in ((False, 1), (False, 2), (False, 4), (True, 1), (True, 2), (True, 4)):
+        speed = read(path, processes, workers)
+        what = f"{workers} {'process' if processes else 'thread'}{'s' * (workers > 1)}"
+        print(f"reading rgb, grey and sound by {what + ':':12} {speed:5.0f}x real time")
 
 
 def plain_pictures(video: Path, network: Any) -> np.ndarray:
@@ -97,6 +106,29 @@ def plain_pictures(video: Path, network: Any) -> np.ndarray:
         starts = range(0, len(frames) - FRAMES.window + 1, FRAMES.stride)
         clips = (np.stack(frames[start : start + FRAMES.window])[None] for start in starts)
         return np.concatenate([network.extract_features(visual_input(clip)).numpy() for clip in clips])
+
+
+def read(path: Path, processes: bool, workers: int, videos: int = 12) -> float:
+    """Seconds of media read per second, without any network, once processes have started."""
+    visual = {name: VisualSource(FRAMES, run=64, grey=name == "flow") for name in ("rgb", "flow")}
+    job = Job(path, visual, {"audio": SoundSource(AudioGeometry(follow=FRAMES), 64)})
+    pool = ReaderProcesses()
+    chosen = pool.read if processes else read_video
+
+    def pieces() -> Iterator[int]:
+        for item in chosen(job):
+            if isinstance(item, Piece):
+                yield len(item.run.stacked())
+
+    def all_of(count: int) -> np.ndarray:
+        return np.array(list(read_ahead([pieces] * count, workers)))
+
+    try:
+        all_of(workers)
+        _, seconds = timed(lambda: all_of(videos))
+    finally:
+        pool.close()
+    return videos * probe(path).duration / seconds
 
 
 def extracted(video: Path, config: StreamConfig, backbone: Backbone, folder: Path) -> np.ndarray:

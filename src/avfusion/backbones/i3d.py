@@ -92,7 +92,7 @@ class Unit3D(nn.Module):
         pads = [pads_of(self.padding, *sizes) for sizes in zip(x.shape[2:], kernel, stride, strict=True)]
         pads[0] = pads[0] if pads_in_time is None else pads_in_time
         if not all(before == after for before, after in pads):
-            x, pads = F.pad(x, _flat(pads)), [(0, 0)] * 3
+            x, pads = _with_zeros(x, pads)
         symmetric = [before for before, _ in pads]  # the convolution pads by itself, without a copy
         weight, bias = self.conv3d.weight, self.conv3d.bias
         if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
@@ -365,6 +365,15 @@ def pads_of(padding: Padding, size: int, kernel: int, stride: int) -> Pads:
 
 def _volume(channels: int, x: Tensor, stride: tuple[int, ...]) -> int:
     return channels * -(-x.shape[3] // stride[1]) * -(-x.shape[4] // stride[2])
+
+
+def _with_zeros(x: Tensor, pads: list[Pads]) -> tuple[Tensor, list[Pads]]:
+    """Padded (B, C, T, H, W), and what a convolution has to pad yet, which is the same on both sides."""
+    (before, after), *space = pads
+    if x.device.type != "cpu" or any(first != last for first, last in space):
+        return F.pad(x, _flat(pads)), [(0, 0)] * 3
+    first, last = (x.new_zeros((*x.shape[:2], count, *x.shape[3:])) for count in (before, after))
+    return torch.cat([first, x, last], dim=2), [(0, 0), *space]  # a third of the time of F.pad
 
 
 def _flat(pads: list[tuple[int, int]]) -> list[int]:

@@ -262,8 +262,16 @@ class Network:
         total: Tensor | None = None
         count = 0
         for cut in crops(runs, geometry):
-            clips = [self._input(clip) for clip in (cut if self.joint is None else self._joined(cut, starts))]
-            values = self._windows(self._module, clips, geometry.window, geometry.stride).float()
+            joined = cut if self.joint is None else self._joined(cut, starts)
+            clips = [clip.movedim(-1, 0) for clip in joined]
+            if self._cuda:
+                clips = [self._prepared(clip) for clip in clips]
+                values = self._windows(self._module, clips, geometry.window, geometry.stride)
+            else:
+                values = window_features(
+                    self._module, clips, geometry.window, geometry.stride, self._prepared
+                )
+            values = values.float()
             total, count = values if total is None else total + values, count + 1
         assert total is not None
         return total / count
@@ -278,10 +286,9 @@ class Network:
             clip[start * geometry.stride :][: len(run)] = run
         return [clip]
 
-    def _input(self, frames: Tensor) -> Tensor:
-        """Frames (T, H, W, C) as clip (C, T, H, W); on CUDA channels stay last in memory."""
-        clip = frames.movedim(-1, 0)
-        return _scaled(clip if self._cuda else clip.contiguous()).to(self._dtype)
+    def _prepared(self, frames: Tensor) -> Tensor:
+        """Bytes (..., C, T, H, W) as the network takes them; on CUDA channels stay last in memory."""
+        return _scaled(frames if self._cuda else frames.contiguous()).to(self._dtype)
 
 
 def resolve(precision: Precision, device: str) -> Precision:

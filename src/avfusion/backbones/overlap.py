@@ -7,7 +7,7 @@ that nothing is saved are the windows cut out and sent on one by one. The same s
 to running every window alone but for rounding (and no approximation, as leaving the padding out would be).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from avfusion.backbones.i3d import I3D, MaxPool, Mixed, Padding, Pads, Unit3D, pads_of
 
 Layer = Unit3D | MaxPool | Mixed
+Prepared = Callable[[Tensor], Tensor]
 # Numbers that a layer puts out at a time on a CPU: 28 MiB, which stay in its cache, and which the allocator
 # of memory has at hand; it fetches larger blocks from the system, page by page, each time.
 AT_ONCE = 7 * 2**20
@@ -110,11 +111,15 @@ class Windows:
             result.append(Windows(layout, inner, front, back))
         return result
 
-    def through(self, layers: Sequence[Layer], at_once: int | None = None) -> "Windows":
+    def through(
+        self, layers: Sequence[Layer], at_once: int | None = None, prepared: Prepared | None = None
+    ) -> "Windows":
         """The windows behind some layers, of which only the first looks at other steps.
 
         Args:
+            layers: one behind the other.
             at_once: numbers that a layer may put out at a time; None: any.
+            prepared: makes of steps what the first layer takes.
         """
         first, *others = layers
         kernel, stride = first.temporal
@@ -124,7 +129,7 @@ class Windows:
         steps = self.inner.shape[2] if at_once is None else max(1, at_once // first.volume(self.inner))
 
         def apply(x: Tensor, pads: Pads) -> Tensor:
-            x = first(x, pads)
+            x = first(x if prepared is None else prepared(x), pads)
             for layer in others:
                 x = layer(x)
             return x
@@ -138,6 +143,8 @@ class Windows:
         whole = (len(self.front) - 1) * layout.stride + layout.shared
         spans = [(i, min(steps, whole - i)) for i in range(0, whole, steps)]
         seen = (self.inner.narrow(2, begin + i * stride, (count - 1) * stride + kernel) for i, count in spans)
+        if at_once is not None:  # once for all layers that read it
+            seen = (x.contiguous() for x in seen)
         inner = _joined((apply(x, (0, 0)) for x in seen), [count for _, count in spans], 2)
         front = back = inner.new_empty((len(self.front), inner.shape[1], 0, *inner.shape[3:]))
         if layout.front:
@@ -175,7 +182,9 @@ def window_count(frames: int, window: int, stride: int) -> int:
     return (frames - window) // stride + 1
 
 
-def window_features(network: I3D, clips: Sequence[Tensor], window: int, stride: int) -> Tensor:
+def window_features(
+    network: I3D, clips: Sequence[Tensor], window: int, stride: int, prepared: Prepared | None = None
+) -> Tensor:
     """`I3D.extract_features` of all windows of some clips; what windows of a clip share is computed once.
 
     Args:
@@ -184,18 +193,22 @@ def window_features(network: I3D, clips: Sequence[Tensor], window: int, stride: 
             are those of all.
         window: frames of a window.
         stride: frames from a window to the next.
+        prepared: makes of some frames, (B, in_channels, T, H, W), what the network takes; so that the whole
+            clips need not be held in that form.
 
     Returns:
         (windows of all clips, channels), those of a clip one after the other.
     """
     together = shared_layers(network, window, stride)
+    if prepared is not None and not together:
+        clips, prepared = [prepared(clip[None])[0] for clip in clips], None
     at_once = AT_ONCE if clips[0].device.type == "cpu" else None
     values = []
     if at_once is None:  # all windows as one batch
-        early = [_early(network, clip, window, stride, together, None).whole() for clip in clips]
+        early = [_early(network, clip, window, stride, together, None, prepared).whole() for clip in clips]
         return _late(network, early[0] if len(early) == 1 else torch.cat(early), together)
     for clip in clips:
-        windows = _early(network, clip, window, stride, together, at_once)
+        windows = _early(network, clip, window, stride, together, at_once, prepared)
         one = windows.inner[0, :, 0].numel() * windows.layout.steps
         groups = windows.groups(max(1, at_once // one))
         values += [_late(network, group.whole(), together) for group in groups]
@@ -214,7 +227,15 @@ def shared_layers(network: I3D, window: int, stride: int) -> int:
     return best
 
 
-def _early(network: I3D, clip: Tensor, window: int, stride: int, layers: int, at_once: int | None) -> Windows:
+def _early(
+    network: I3D,
+    clip: Tensor,
+    window: int,
+    stride: int,
+    layers: int,
+    at_once: int | None,
+    prepared: Prepared | None,
+) -> Windows:
     """The windows of a clip behind the first layers."""
     windows = Windows.of(clip, window, stride)
     groups: list[list[Layer]] = []
@@ -224,8 +245,8 @@ def _early(network: I3D, clip: Tensor, window: int, stride: int, layers: int, at
             groups[-1].append(layer)
         else:
             groups.append([layer])
-    for group in groups:
-        windows = windows.through(group, at_once)
+    for index, group in enumerate(groups):
+        windows = windows.through(group, at_once, None if index else prepared)
     return windows
 
 

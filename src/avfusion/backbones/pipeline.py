@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, cat, nn
+from torch import Tensor, cat, get_num_threads, nn
 
 from avfusion.backbones.network import PRECISIONS, Meter, Network, Precision
 from avfusion.backbones.packing import Packer, Part
@@ -257,7 +257,8 @@ def _read(
 
     On CUDA pieces come as they are read, as there the last digits of features depend on the machine anyway.
     """
-    processes = ReaderProcesses() if running.readers > 1 else None
+    shares = max(1, get_num_threads() // running.readers)
+    processes = ReaderProcesses(shares) if running.readers > 1 else None
     read = read_video if processes is None else processes.read
     sources = [
         partial(_pieces, index, _job(path, streams, running), read, networks)

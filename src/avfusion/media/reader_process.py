@@ -64,9 +64,14 @@ class _Sent(Run):
 
 
 class ReaderProcesses:
-    """Processes that read videos, started as they are needed and used again; for several threads."""
+    """Processes that read videos, started as they are needed and used again; for several threads.
 
-    def __init__(self) -> None:
+    Args:
+        threads: that libraries in a process may use.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._lock = threading.Lock()
         self._idle: list[subprocess.Popen[bytes]] = []
         self._busy: set[subprocess.Popen[bytes]] = set()
@@ -79,7 +84,7 @@ class ReaderProcesses:
             Exception: what `read_video` raised there.
         """
         with self._lock:
-            process = self._idle.pop() if self._idle else _start()
+            process = self._idle.pop() if self._idle else _start(self._threads)
             self._busy.add(process)
         ended = False
         try:
@@ -102,11 +107,10 @@ class ReaderProcesses:
             _stop(process)
 
 
-def _start() -> "subprocess.Popen[bytes]":
+def _start(count: int) -> "subprocess.Popen[bytes]":
     package = str(Path(avfusion.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    # Processes share the cores among them: libraries inside them need no threads.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(count))
     process = subprocess.Popen(
         [sys.executable, "-m", __name__],
         stdin=subprocess.PIPE,
