@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from avfusion.ops.msta_tiles import convolve_on_cpu
+
 KernelSize = tuple[int, int]  # rows (units) and columns (snippets)
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 SLICE = 64  # output channels at a time on the CPU, so that their transformed kernels stay in the cache
@@ -133,6 +135,8 @@ def convolve_tiles(
 ) -> Tensor:
     """`msta_conv1d` without biases, over frequencies whatever the device and the length."""
     taps = [tap for offsets in _check_branches(weights, kernel_sizes, units) for tap in offsets]
+    if features.device.type == "cpu":
+        return convolve_on_cpu(features, weights, taps)
     summed: Tensor = _TiledConvolution.apply(features, taps, *weights)
     return summed
 
