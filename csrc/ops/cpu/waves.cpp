@@ -1,5 +1,7 @@
 #include "waves.h"
 
+#include <algorithm>
+
 #include "rows.h"
 
 namespace avfusion::ops {
@@ -18,6 +20,82 @@ AVFUSION_INLINE void sum_every_second(const scalar_t* factor, const scalar_t* ro
   }
   for (int64_t l = 0; l < LANES; ++l) {
     out[l] = sum[l];
+  }
+}
+
+// Every third number to a row of its own, and back: what compilers turn into shuffles, unlike other strides.
+template <typename scalar_t>
+AVFUSION_INLINE void split(const scalar_t* __restrict from, int64_t count, scalar_t* __restrict rows) {
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i] = from[3 * i];
+    rows[count + i] = from[3 * i + 1];
+    rows[2 * count + i] = from[3 * i + 2];
+  }
+}
+
+template <typename scalar_t>
+AVFUSION_INLINE void join(const scalar_t* __restrict rows, int64_t count, scalar_t* __restrict to) {
+  for (int64_t i = 0; i < count; ++i) {
+    to[3 * i] = rows[i];
+    to[3 * i + 1] = rows[count + i];
+    to[3 * i + 2] = rows[2 * count + i];
+  }
+}
+
+template <typename scalar_t>
+AVFUSION_INLINE void add_row(const scalar_t* __restrict from, scalar_t* __restrict to) {
+  for (int64_t l = 0; l < LANES; ++l) {
+    to[l] += from[l];
+  }
+}
+
+template <typename scalar_t>
+AVFUSION_INLINE void add(const scalar_t* from, int64_t count, const int64_t* places, scalar_t* to) {
+  scalar_t thirds[9 * LANES], rows[3 * LANES];
+  if (count == 3) {
+    split(from, LANES, rows);
+    for (int64_t k = 0; k < 3; ++k) {
+      add_row(rows + k * LANES, to + places[k] * LANES);
+    }
+  } else if (count == 9) {
+    split(from, 3 * LANES, thirds);  // taps 0, 3, 6 of all lanes, then 1, 4, 7, then 2, 5, 8
+    for (int64_t third = 0; third < 3; ++third) {
+      split(thirds + third * 3 * LANES, LANES, rows);
+      for (int64_t k = 0; k < 3; ++k) {
+        add_row(rows + k * LANES, to + places[3 * k + third] * LANES);
+      }
+    }
+  } else {
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t l = 0; l < LANES; ++l) {
+        to[places[k] * LANES + l] += from[l * count + k];
+      }
+    }
+  }
+}
+
+template <typename scalar_t>
+AVFUSION_INLINE void pick(const scalar_t* from, int64_t count, const int64_t* places, scalar_t* to) {
+  scalar_t thirds[9 * LANES], rows[3 * LANES];
+  if (count == 3) {
+    for (int64_t k = 0; k < 3; ++k) {
+      std::copy_n(from + places[k] * LANES, LANES, rows + k * LANES);
+    }
+    join(rows, LANES, to);
+  } else if (count == 9) {
+    for (int64_t third = 0; third < 3; ++third) {
+      for (int64_t k = 0; k < 3; ++k) {
+        std::copy_n(from + places[3 * k + third] * LANES, LANES, rows + k * LANES);
+      }
+      join(rows, LANES, thirds + third * 3 * LANES);
+    }
+    join(thirds, 3 * LANES, to);
+  } else {
+    for (int64_t l = 0; l < LANES; ++l) {
+      for (int64_t k = 0; k < count; ++k) {
+        to[l * count + k] = from[places[k] * LANES + l];
+      }
+    }
   }
 }
 
@@ -111,6 +189,22 @@ AVFUSION_INLINE void backward(const Waves<scalar_t>& waves, const scalar_t* plan
 }
 
 }  // namespace
+
+AVFUSION_CLONES void add_taps(const float* from, int64_t count, const int64_t* places, float* to) {
+  add(from, count, places, to);
+}
+
+AVFUSION_CLONES void add_taps(const double* from, int64_t count, const int64_t* places, double* to) {
+  add(from, count, places, to);
+}
+
+AVFUSION_CLONES void pick_taps(const float* from, int64_t count, const int64_t* places, float* to) {
+  pick(from, count, places, to);
+}
+
+AVFUSION_CLONES void pick_taps(const double* from, int64_t count, const int64_t* places, double* to) {
+  pick(from, count, places, to);
+}
 
 AVFUSION_CLONES void taps_to_planes(const Waves<float>& waves, const float* taps, float* scratch,
                                     int64_t stride, float* out) {

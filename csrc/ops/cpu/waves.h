@@ -45,6 +45,14 @@ struct Waves {
   }
 };
 
+// to[tap of k][lane] += from[lane * count + k] for the `count` taps of a branch, places in rows of LANES.
+void add_taps(const float* from, int64_t count, const int64_t* places, float* to);
+void add_taps(const double* from, int64_t count, const int64_t* places, double* to);
+
+// to[lane * count + k] = from[tap of k][lane]
+void pick_taps(const float* from, int64_t count, const int64_t* places, float* to);
+void pick_taps(const double* from, int64_t count, const int64_t* places, double* to);
+
 // Planes of LANES channels: out[plane * stride + lane], from taps[(k + reach) * LANES + lane].
 void taps_to_planes(const Waves<float>& waves, const float* taps, float* scratch, int64_t stride, float* out);
 void taps_to_planes(const Waves<double>& waves, const double* taps, double* scratch, int64_t stride,

@@ -1,5 +1,6 @@
 """Temporal intersection over union of tensors."""
 
+import torch
 from torch import Tensor
 
 
@@ -15,11 +16,19 @@ def iou1d(a: Tensor, b: Tensor) -> Tensor:
         value of disjoint segments become negative, which no threshold notices.)
 
     Raises:
-        ValueError: not (N, 2) and (M, 2).
+        ValueError: not real numbers (N, 2) and (M, 2) on one device, or NaN among them. On CUDA and in
+            compiled code NaN does not raise, because to look for it would wait for the device: it gives NaN.
     """
     for name, segments in (("a", a), ("b", b)):
-        if segments.ndim != 2 or segments.shape[1] != 2:
-            raise ValueError(f"{name} must be segments (N, 2), not {tuple(segments.shape)}")
+        numbers = not segments.is_complex() and segments.dtype != torch.bool
+        if segments.ndim != 2 or segments.shape[1] != 2 or not numbers or segments.device != a.device:
+            raise ValueError(
+                f"{name} must be segments (N, 2) on {a.device}, "
+                f"not {segments.dtype} {tuple(segments.shape)} on {segments.device}"
+            )
+        looks = segments.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and segments.isnan().any():
+            raise ValueError(f"{name} must not be NaN")
     shared = a[:, None, 1].minimum(b[None, :, 1]) - a[:, None, 0].maximum(b[None, :, 0])
     shared = shared.clamp(min=0)
     whole = (a[:, 1] - a[:, 0])[:, None] + (b[:, 1] - b[:, 0])[None] - shared

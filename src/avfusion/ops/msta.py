@@ -71,6 +71,11 @@ def _check_branches(
     weights: Sequence[Tensor], kernel_sizes: Sequence[KernelSize], units: Sequence[int]
 ) -> list[list[int]]:
     """Taps of every branch, whose weights must fit them."""
+    if not len(weights) == len(kernel_sizes) == len(units):
+        raise ValueError(
+            "weights, kernel_sizes and units must be one per branch, "
+            f"not {len(weights)}, {len(kernel_sizes)} and {len(units)}"
+        )
     taps = [branch_taps(size, unit) for size, unit in zip(kernel_sizes, units, strict=True)]
     for weight, offsets in zip(weights, taps, strict=True):
         if weight.ndim != 4 or weight.shape[2:] != (1, len(offsets)):
@@ -103,6 +108,7 @@ def msta_conv1d(
     Source: ``MSTALayer`` with fusion type "add" of the MUSES code (Liu et al., CVPR 2021, section 4.2).
     """
     _check_layer(features, weights, biases)
+    _check_branches(weights, kernel_sizes, units)
     # Not stack and sum: its backward would give all branches one gradient in the same memory (torch 2.13),
     # and a second backward would add to it once per branch.
     bias = functools.reduce(torch.add, biases)
@@ -120,14 +126,21 @@ def _check_layer(features: Tensor, weights: Sequence[Tensor], biases: Sequence[T
     if not weights or len(weights) != len(biases):
         raise ValueError(f"weights and biases must be one per branch, not {len(weights)} and {len(biases)}")
     shape = (weights[0].shape[0], features.shape[1])
+    free = torch.is_autocast_enabled(features.device.type)  # to cast what is floating point
+    for name, parameters in (("weights", weights), ("biases", biases)):
+        for parameter in parameters:
+            if not (free and parameter.is_floating_point()) and parameter.dtype != features.dtype:
+                raise ValueError(f"{name} must be {features.dtype} as features, not {parameter.dtype}")
     for weight, bias in zip(weights, biases, strict=True):
         if weight.shape[:2] != shape or weight.device != features.device:
             raise ValueError(
                 f"weights must be (O, {shape[1]}, 1, taps) on {features.device}, all with the same O, "
                 f"not {tuple(weight.shape)} on {weight.device}"
             )
-        if bias.shape != shape[:1]:
-            raise ValueError(f"biases must be ({shape[0]},), not {tuple(bias.shape)}")
+        if bias.shape != shape[:1] or bias.device != features.device:
+            raise ValueError(
+                f"biases must be ({shape[0]},) on {features.device}, not {tuple(bias.shape)} on {bias.device}"
+            )
 
 
 def convolve_tiles(
