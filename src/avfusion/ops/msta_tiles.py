@@ -27,7 +27,7 @@ PRODUCTS_BACKWARD = (
     "msta_products_backward(Tensor grad, Tensor planes, Tensor[] weights, int[] taps, int steps,"
     " bool features) -> (Tensor grad_planes, Tensor[] grad_weights)"
 )
-TILE = 20  # outputs of a tile, even; fewer cost more products, more cost larger transformed kernels
+TILE = 24  # outputs of a tile, even; fewer cost more products, more cost larger transformed kernels
 
 
 def convolve_on_cpu(features: Tensor, weights: Sequence[Tensor], taps: Sequence[int]) -> Tensor:
