@@ -293,6 +293,23 @@ def test_iou1d_is_that_of_the_evaluation() -> None:
         iou1d(torch.from_numpy(a), torch.ones(3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_iou1d_is_the_same_with_a_gradient_and_without(dtype: torch.dtype) -> None:
+    """Segments that touch, that have no length, that end before they begin; more of them than a vector."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 12, (n, 2), generator=generator).to(dtype) for n in (37, 700))
+    a[:30] += torch.rand(30, 2, generator=generator, dtype=dtype)
+    wide = torch.cat([b, b], 1)[:, :2]
+    plain = iou1d(a.clone().requires_grad_(), wide)
+    assert plain.requires_grad and torch.equal(iou1d(a, wide), plain.detach())
+    assert iou1d(a.half(), b.half()).dtype == torch.float16
+    traced = torch.compile(iou1d, backend="eager", fullgraph=True)
+    assert torch.equal(traced(a, b), plain.detach())
+    torch.library.opcheck(torch.ops.avfusion.iou1d, (a, b))
+    with pytest.raises(ValueError, match="b must not be NaN"):
+        iou1d(a.requires_grad_(), b * torch.nan)
+
+
 # --- msta_conv1d
 
 

@@ -25,7 +25,7 @@ struct Runs {
 
 // Into how many parts so many rows are cut, one for each thread that they are worth.
 inline int64_t parts_of(int64_t count) {
-  constexpr int64_t WORTHWHILE = 1 << 14;
+  constexpr int64_t WORTHWHILE = 1 << 16;  // rows
   return std::clamp<int64_t>(count / WORTHWHILE, 1, at::get_num_threads());
 }
 
