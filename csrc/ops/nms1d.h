@@ -47,6 +47,12 @@ inline void check_column(const at::Tensor& column, const at::Tensor& segments, c
               segments.device());
 }
 
+inline void check_numbers(const at::Tensor& values, const char* name) {
+  // The sum is NaN if any is, and takes one pass; infinities of both signs make it NaN as well.
+  const bool suspect = values.sum().isnan().item<bool>();
+  TORCH_CHECK_VALUE(!suspect || !values.isnan().any().item<bool>(), name, " must not be NaN");
+}
+
 inline void check_segments(const at::Tensor& segments, const at::Tensor& groups,
                            const char* name = "segments") {
   TORCH_CHECK(segments.dim() == 2 && segments.size(1) == 2, name, " must be (segments, 2): start and end");
@@ -54,14 +60,14 @@ inline void check_segments(const at::Tensor& segments, const at::Tensor& groups,
               segments.scalar_type());
   check_column(groups, segments, "groups");
   TORCH_CHECK(groups.scalar_type() == at::kLong, "groups must be int64, not ", groups.scalar_type());
-  TORCH_CHECK_VALUE(!segments.isnan().any().item<bool>(), name, " must not be NaN");
+  check_numbers(segments, name);
 }
 
 inline void check_scores(const at::Tensor& scores, const at::Tensor& segments) {
   check_column(scores, segments, "scores");
   TORCH_CHECK(!scores.is_complex() && scores.scalar_type() != at::kBool, "scores must be real numbers, not ",
               scores.scalar_type());
-  TORCH_CHECK_VALUE(!scores.isnan().any().item<bool>(), "scores must not be NaN");
+  check_numbers(scores, "scores");
 }
 
 inline Decay check_decay(const std::string& method, double threshold, double sigma, int64_t limit) {

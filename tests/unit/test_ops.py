@@ -25,9 +25,11 @@ from avfusion.ops import (
     roi_max_pool1d,
 )
 from avfusion.ops._extension import register
-from avfusion.ops.msta import LONG, branch_taps, convolve_tiles
+from avfusion.ops.msta import LONG, branch_taps
+from avfusion.ops.msta_tiles import convolve_on_cpu
 from avfusion.ops.nms import reference_nms1d
 from avfusion.ops.roi_pool import reference_roi_max_pool1d, reference_roi_max_pool1d_backward
+from avfusion.ops.tiled_conv import reference_tiled_conv1d, tiled_conv1d
 
 compiled = pytest.mark.skipif(not extension_status().loaded, reason=str(extension_status()))
 MUSES_BRANCHES: dict[str, Any] = {"kernel_sizes": [(1, 3), (3, 3), (3, 3), (3, 3)], "units": [3, 3, 6, 9]}
@@ -300,6 +302,23 @@ def test_iou1d_is_that_of_the_evaluation() -> None:
         iou1d(torch.from_numpy(a), torch.ones(3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_iou1d_is_the_same_with_a_gradient_and_without(dtype: torch.dtype) -> None:
+    """Segments that touch, that have no length, that end before they begin; more of them than a vector."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 12, (n, 2), generator=generator).to(dtype) for n in (37, 700))
+    a[:30] += torch.rand(30, 2, generator=generator, dtype=dtype)
+    wide = torch.cat([b, b], 1)[:, :2]
+    plain = iou1d(a.clone().requires_grad_(), wide)
+    assert plain.requires_grad and torch.equal(iou1d(a, wide), plain.detach())
+    assert iou1d(a.half(), b.half()).dtype == torch.float16
+    traced = torch.compile(iou1d, backend="eager", fullgraph=True)
+    assert torch.equal(traced(a, b), plain.detach())
+    torch.library.opcheck(torch.ops.avfusion.iou1d, (a, b))
+    with pytest.raises(ValueError, match="b must not be NaN"):
+        iou1d(a.requires_grad_(), b * torch.nan)
+
+
 # --- msta_conv1d
 
 
@@ -324,8 +343,26 @@ def test_one_convolution_equals_gathering_for_every_branch() -> None:
     torch.testing.assert_close(msta_conv1d(features, weights, biases, **MUSES_BRANCHES), wanted)
 
 
+def over_frequencies_on_cpu(features: Tensor, weights: list[Tensor]) -> Tensor:
+    branches = zip(MUSES_BRANCHES["kernel_sizes"], MUSES_BRANCHES["units"], strict=True)
+    return convolve_on_cpu(features, weights, [tap for branch in branches for tap in branch_taps(*branch)])
+
+
+def over_frequencies_merged(features: Tensor, weights: list[Tensor]) -> Tensor:
+    return tiled_conv1d(features, merge_branches(weights, **MUSES_BRANCHES))
+
+
+def over_frequencies_in_python(features: Tensor, weights: list[Tensor]) -> Tensor:
+    return reference_tiled_conv1d(features, merge_branches(weights, **MUSES_BRANCHES))
+
+
+@pytest.mark.parametrize(
+    "convolve", [over_frequencies_on_cpu, over_frequencies_merged, over_frequencies_in_python]
+)
 @pytest.mark.parametrize(("batch", "outputs", "frames"), [(1, 5, 21), (2, 130, 45), (3, 4, 20), (2, 3, 1)])
-def test_convolving_over_frequencies_is_the_same(batch: int, outputs: int, frames: int) -> None:
+def test_convolving_over_frequencies_is_the_same(
+    convolve: Any, batch: int, outputs: int, frames: int
+) -> None:
     """Output and every gradient, in float64."""
     generator = torch.Generator().manual_seed(frames)
 
@@ -335,7 +372,7 @@ def test_convolving_over_frequencies_is_the_same(batch: int, outputs: int, frame
     features, weights = leaf(batch, 3, frames), [leaf(outputs, 3, 1, k) for k in (3, 9, 9, 9)]
     biases = [torch.zeros(outputs, dtype=torch.float64) for _ in weights]
     grad = torch.randn(batch, outputs, frames, generator=generator, dtype=torch.float64)
-    tiled = convolve_tiles(features, weights, **MUSES_BRANCHES)
+    tiled = convolve(features, weights)
     direct = msta_conv1d(features, weights, biases, **MUSES_BRANCHES)
     torch.testing.assert_close(tiled, direct)
     leaves = [features, *weights]
@@ -344,10 +381,35 @@ def test_convolving_over_frequencies_is_the_same(batch: int, outputs: int, frame
         strict=True,
     ):
         torch.testing.assert_close(got, wanted)
-    constant = convolve_tiles(features.detach(), weights, **MUSES_BRANCHES)  # as in a first layer
+    constant = convolve(features.detach(), weights)  # as in a first layer
     for got, of in ((constant, tiled), (constant, direct)):
         ours, theirs = (torch.autograd.grad(o, weights[1], grad, retain_graph=True)[0] for o in (got, of))
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("branches", [1, 4, 9])
+def test_merging_taps(branches: int) -> None:
+    """Against a plain sum; nine branches are more than the CUDA kernel takes."""
+    sizes, units = ([(1, 3), (3, 3), (3, 1), (5, 3)] * 3)[:branches], ([1, 1, 4, 5] * 3)[:branches]
+    taps = [branch_taps(size, unit) for size, unit in zip(sizes, units, strict=True)]
+    weights = [torch.randn(4, 3, 1, len(offsets), dtype=torch.float64).requires_grad_() for offsets in taps]
+    reach = max(abs(tap) for offsets in taps for tap in offsets)
+    wanted = torch.zeros(4, 3, 2 * reach + 1, dtype=torch.float64)
+    for weight, offsets in zip(weights, taps, strict=True):
+        for k, tap in enumerate(offsets):
+            wanted[:, :, tap + reach] += weight.detach()[:, :, 0, k]
+    merged = merge_branches(weights, sizes, units)
+    torch.testing.assert_close(merged.detach(), wanted)
+    grads = torch.autograd.grad(merged, weights, wanted)
+    for grad, offsets in zip(grads, taps, strict=True):
+        assert torch.equal(grad[:, :, 0], wanted[:, :, [tap + reach for tap in offsets]])
+
+
+def test_a_second_derivative_over_frequencies_is_refused() -> None:
+    features = torch.randn(1, 2, 30, requires_grad=True)
+    output = tiled_conv1d(features, torch.randn(3, 2, 5, requires_grad=True)).square().sum()
+    with pytest.raises(RuntimeError, match=r"derivative|differentiate twice|once_differentiable"):
+        torch.autograd.grad(output, features, create_graph=True)[0].sum().backward()
 
 
 def test_long_features_are_as_accurate_and_compile_without_graph_breaks() -> None:

@@ -47,8 +47,9 @@ def plain_soft_nms(
 
 
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
-def test_the_best_decays_what_it_overlaps(method: Method) -> None:
-    segments, scores, groups = example()
+@pytest.mark.parametrize("count", [60, 900])
+def test_the_best_decays_what_it_overlaps(method: Method, count: int) -> None:
+    segments, scores, groups = example(count)
     kept, decayed, moved = soft_nms1d(segments, scores, method, groups=groups, min_score=0.05)
     assert torch.equal(moved, segments[kept]) and (decayed.diff() <= 0).all()
     for group in range(3):
@@ -76,6 +77,55 @@ def test_compiled_equals_the_reference(data: st.DataObject) -> None:
     torch.testing.assert_close(got[1], wanted[1])
     votes = (segments, groups, segments, scores.abs() / 8, groups, 0.3)
     torch.testing.assert_close(OPS.vote1d(*votes), reference_vote1d(*votes))
+
+
+def crowd(kind: str, count: int, seed: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """So many segments in two groups that what overlaps is looked for along time."""
+    generator = torch.Generator().manual_seed(seed)
+    start, length, score = torch.rand(3, count, generator=generator, dtype=torch.float64)
+    start, length = start * 60, length**3 * 30
+    if kind == "grid":
+        start, length, score = start.floor(), length.floor(), (score * 8).floor() / 8
+    elif kind == "far":  # in float32 the next time is 1/16 away
+        start += 1e6
+    elif kind == "one place":
+        start, length = start * 0 + 3, length * (score > 0.5)
+    elif kind == "malformed":
+        length -= 2
+    segments = torch.stack([start, start + length], 1)
+    if kind == "infinite":
+        segments[1, 0], segments[2, 1], segments[3] = -math.inf, math.inf, torch.tensor([-math.inf, math.inf])
+    groups = torch.randint(0, 2, (count,), generator=generator) * 2**40
+    return segments.to(dtype), (score - 0.2).to(dtype), groups
+
+
+@compiled
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(["plain", "grid", "far", "one place", "malformed", "infinite"]),
+    st.integers(30, 300),
+    st.integers(0, 10**6),
+    st.sampled_from([torch.float64, torch.float32]),
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_a_crowd_is_suppressed_as_in_plain_torch(
+    kind: str, count: int, seed: int, dtype: torch.dtype, threshold: float
+) -> None:
+    """To the bit, whatever the kernels leave out because it cannot overlap."""
+    segments, scores, groups = crowd(kind, count, seed, dtype)
+    kept = OPS.nms1d(segments, scores, groups, threshold)
+    assert torch.equal(kept, reference_nms1d(segments, scores, groups, threshold))
+    for least, limit in ((0.05, 0), (-0.1, 0), (-math.inf, 9)):  # a decay raises what is negative
+        arguments = (segments, scores, groups, "linear", threshold, 0.5, least, limit)
+        got, wanted = OPS.soft_nms1d(*arguments), reference_soft_nms1d(*arguments)
+        assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+
+
+@compiled
+def test_whole_scores_are_told_apart_where_float64_does_not() -> None:
+    scores = torch.tensor([2**60, 2**60 + 1])
+    segments = torch.tensor([[0.0, 1.0], [5.0, 6.0]])
+    assert nms1d(segments, scores, 0.5).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -1,36 +1,62 @@
 // Temporal non-maximum suppression on the CPU, all groups (videos, classes) in one call.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "../nms1d.h"
-#include "groups.h"
+#include "order.h"
+#include "overlaps.h"
+#include "timeline.h"
 
 namespace avfusion::ops {
 namespace {
 
-// Suppress within the segments [begin, end), which stand in the order of their scores. `kept` gets 1 for
-// every one that stays. The quotient is formed as published, so that one at the threshold stays.
+// What a thread needs for a group.
 template <typename scalar_t>
-void suppress(const scalar_t* start, const scalar_t* stop, int64_t begin, int64_t end, double threshold,
-              uint8_t* kept) {
-  for (int64_t i = begin; i < end; ++i) {
-    if (!kept[i]) {
+struct Group {
+  std::vector<Keyed> by_score;
+  Sorter sorter;
+  Timeline<scalar_t> timeline;
+  std::vector<flag_t<scalar_t>> left;  // by place on the timeline
+};
+
+// The largest number of the type that is not above the threshold: a quotient exceeds both or neither.
+template <typename scalar_t>
+scalar_t round_down(double threshold) {
+  const scalar_t near = static_cast<scalar_t>(threshold);
+  return static_cast<double>(near) > threshold
+             ? std::nextafter(near, -std::numeric_limits<scalar_t>::infinity())
+             : near;
+}
+
+// Marks those of the rows that stay.
+template <typename scalar_t>
+void suppress(const scalar_t* segments, const double* scores, const int64_t* rows, int64_t count,
+              double threshold, Group<scalar_t>& group, bool* kept) {
+  group.by_score.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    group.by_score.push_back({descending(scores[rows[i]]), i});
+  }
+  group.sorter.sort(group.by_score);
+  Timeline<scalar_t>& timeline = group.timeline;
+  timeline.fill(segments, rows, count);
+  group.left.assign(count, 1);
+  const scalar_t most = round_down<scalar_t>(threshold);
+  for (const Keyed& item : group.by_score) {
+    const int64_t place = timeline.place[item.row];
+    if (!group.left[place]) {
       continue;
     }
-    const scalar_t length = stop[i] - start[i];
-    for (int64_t j = i + 1; j < end; ++j) {
-      const scalar_t shared = std::min(stop[i], stop[j]) - std::max(start[i], start[j]);
-      const scalar_t whole = length + (stop[j] - start[j]) - shared;
-      // NaN (0 / 0: two segments without length at one place) counts as no overlap.
-      if (static_cast<double>(shared / whole) > threshold) {
-        kept[j] = 0;
-      }
-    }
+    kept[rows[item.row]] = true;
+    // What was kept before is looked at again, and stays: the quotient of two is the same either way.
+    const scalar_t start = timeline.start[place], stop = timeline.stop[place];
+    const auto [first, last] = timeline.neighbours(start, stop, threshold);
+    clear_overlapping(start, stop, timeline.start.data() + first, timeline.stop.data() + first, last - first,
+                      most, group.left.data() + first);
   }
 }
 
@@ -40,42 +66,26 @@ at::Tensor nms1d_cpu(const at::Tensor& segments, const at::Tensor& scores, const
   check_scores(scores, segments);
   const int64_t count = segments.size(0);
   const auto type = segment_type(segments);
-  const auto by_group = at::argsort(groups, /*stable=*/true, /*dim=*/0).contiguous();
-  const auto bounds = run_bounds(groups.index({by_group}).contiguous());
+  const Runs runs = rows_by_group(groups, [](int64_t) { return true; });
   const auto table = segments.to(type).contiguous(), column = scores.to(at::kDouble).contiguous();
-  auto kept = at::zeros({count}, at::kBool);
+  const auto kept = at::zeros({count}, at::kBool);
+  const double* score = column.const_data_ptr<double>();
+  bool* flags = kept.mutable_data_ptr<bool>();
   AT_DISPATCH_FLOATING_TYPES(type, "nms1d_cpu", [&] {
     const scalar_t* segment = table.const_data_ptr<scalar_t>();
-    const double* score = column.const_data_ptr<double>();
-    const int64_t* row = by_group.const_data_ptr<int64_t>();
-    bool* flags = kept.mutable_data_ptr<bool>();
-    at::parallel_for(0, static_cast<int64_t>(bounds.size()) - 1, 1, [&](int64_t begin, int64_t end) {
-      std::vector<int64_t> order;
-      std::vector<scalar_t> start, stop;
-      std::vector<uint8_t> left;
-      for (int64_t g = begin; g < end; ++g) {
-        order.assign(row + bounds[g], row + bounds[g + 1]);
-        std::sort(order.begin(), order.end(), [&](int64_t i, int64_t j) {
-          return score[i] > score[j] || (score[i] == score[j] && i < j);
-        });
-        const int64_t size = static_cast<int64_t>(order.size());
-        start.resize(size);
-        stop.resize(size);
-        for (int64_t i = 0; i < size; ++i) {
-          start[i] = segment[2 * order[i]];
-          stop[i] = segment[2 * order[i] + 1];
-        }
-        left.assign(size, 1);
-        suppress(start.data(), stop.data(), 0, size, threshold, left.data());
-        for (int64_t i = 0; i < size; ++i) {
-          flags[order[i]] = left[i] != 0;
-        }
-      }
+    const int64_t* rows = runs.rows.const_data_ptr<int64_t>();
+    for_each_run<Group<scalar_t>>(runs, [&](int64_t run, Group<scalar_t>& group) {
+      const int64_t begin = runs.bounds[run];
+      suppress(segment, score, rows + begin, runs.bounds[run + 1] - begin, threshold, group, flags);
     });
   });
-  const auto indices = at::nonzero(kept).select(1, 0);
-  return indices.index(
-      {at::argsort(scores.index({indices}), /*stable=*/true, /*dim=*/0, /*descending=*/true)});
+  if (at::isIntegralType(scores.scalar_type(), /*includeBool=*/false)) {  // float64 may not tell them apart
+    const auto indices = at::nonzero(kept).select(1, 0);
+    return indices.index(
+        {at::argsort(scores.index({indices}), /*stable=*/true, /*dim=*/0, /*descending=*/true)});
+  }
+  return rows_by_score(
+      count, [=](int64_t i) { return score[i]; }, [=](int64_t i) { return flags[i]; });
 }
 
 }  // namespace

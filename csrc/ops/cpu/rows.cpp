@@ -3,12 +3,6 @@
 namespace avfusion::ops {
 namespace {
 
-#if defined(__GNUC__)
-#define AVFUSION_INLINE inline __attribute__((always_inline))
-#else
-#define AVFUSION_INLINE inline
-#endif
-
 constexpr int64_t BLOCK = 64;  // columns whose sums stay in registers
 
 template <typename scalar_t>

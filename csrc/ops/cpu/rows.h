@@ -10,6 +10,12 @@
 #define AVFUSION_CLONES
 #endif
 
+#if defined(__GNUC__)
+#define AVFUSION_INLINE inline __attribute__((always_inline))
+#else
+#define AVFUSION_INLINE inline
+#endif
+
 namespace avfusion::ops {
 
 template <typename scalar_t>

@@ -106,12 +106,11 @@ def project_align1d(
     if weight.ndim != 3 or weight.shape[1] != features.shape[1] or weight.shape[2] == 0:
         raise ValueError(f"weight must be (O, {features.shape[1]}, S > 0), not {tuple(weight.shape)}")
     _check_rois(rois, 2, features)
-    if weight.device != features.device or not weight.is_floating_point():
-        raise ValueError(
-            f"weight must be floating point on {features.device}, not {weight.dtype} on {weight.device}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be ({weight.shape[0]},), not {tuple(bias.shape)}")
+    _check_parameter("weight", weight, features)
+    if bias is not None:
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be ({weight.shape[0]},), not {tuple(bias.shape)}")
+        _check_parameter("bias", bias, features)
     if sampling_ratio < 0:
         raise ValueError(f"sampling_ratio must not be negative, not {sampling_ratio}")
     outputs, channels, slots = weight.shape
@@ -128,6 +127,15 @@ def _check_features(features: Tensor) -> None:
     if features.ndim != 3 or features.shape[2] == 0 or not features.is_floating_point():
         raise ValueError(
             f"features must be floating point (B, C, T > 0), not {features.dtype} {tuple(features.shape)}"
+        )
+
+
+def _check_parameter(name: str, parameter: Tensor, features: Tensor) -> None:
+    free = torch.is_autocast_enabled(features.device.type) and parameter.is_floating_point()
+    if parameter.device != features.device or not (free or parameter.dtype == features.dtype):
+        raise ValueError(
+            f"{name} must be {features.dtype} on {features.device}, "
+            f"not {parameter.dtype} on {parameter.device}"
         )
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from avfusion.ops._extension import register
+from avfusion.ops.iou import refuse_nan
 
 SCHEMA = "nms1d(Tensor segments, Tensor scores, Tensor groups, float threshold) -> Tensor"
 
@@ -58,13 +59,6 @@ def check_segments(segments: Tensor, scores: Tensor, groups: Tensor | None, name
     if groups.is_floating_point() or groups.is_complex():
         raise ValueError(f"groups must be integers, not {groups.dtype}")
     return groups.long()
-
-
-def refuse_nan(**arguments: Tensor) -> None:
-    """What the references do about values that have no order."""
-    for name, values in arguments.items():
-        if values.isnan().any():
-            raise ValueError(f"{name} must not be NaN")
 
 
 def reference_nms1d(segments: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:

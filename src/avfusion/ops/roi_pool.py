@@ -1,5 +1,6 @@
 """RoI max pooling along time, as MUSES and P-GCN pool proposals (RoIPool of Fast R-CNN in one dimension)."""
 
+import math
 from typing import Any
 
 import torch
@@ -58,9 +59,10 @@ def roi_max_pool1d(
         raise ValueError(f"rois must be numbers (R, 3), not {rois.dtype} {tuple(rois.shape)}")
     if rois.device != features.device:
         raise ValueError(f"rois are on {rois.device}, features on {features.device}")
-    if output_size < 1 or not spatial_scale > 0:
+    if output_size < 1 or not 0 < spatial_scale < math.inf:
         raise ValueError(
-            f"output_size and spatial_scale must be positive, not {output_size} and {spatial_scale}"
+            "output_size and spatial_scale must be positive and finite, "
+            f"not {output_size} and {spatial_scale}"
         )
     pool = torch.ops.avfusion.roi_max_pool1d
     # Where the maxima stand is for the gradient alone, and half of what is written.

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from avfusion.ops._extension import register
-from avfusion.ops.nms import check_segments, refuse_nan
+from avfusion.ops.iou import refuse_nan
+from avfusion.ops.nms import check_segments
 
 SCHEMA = (
     "soft_nms1d(Tensor segments, Tensor scores, Tensor groups, str method, float threshold, float sigma,"
