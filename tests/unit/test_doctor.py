@@ -7,6 +7,7 @@ import pytest
 
 from avfusion.cli import doctor
 from avfusion.cli.main import main
+from avfusion.ops import extension_status
 
 
 def test_everything_is_here(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +56,15 @@ def test_a_missing_codec_is_named(
     said = capsys.readouterr().out
     assert "MISSING  decoders: no_such_codec not there" in said
     assert "note     encoders: no_such_encoder not there; the demo cannot be rendered" in said
+
+
+@pytest.mark.skipif(not extension_status().loaded, reason=str(extension_status()))
+def test_operators_whose_errors_end_python_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "RAISES", "import os; os.abort()")
+    assert main(["doctor"]) == 1
+    assert "CXX=/usr/bin/g++" in capsys.readouterr().out
 
 
 def test_what_is_optional_is_only_noted(

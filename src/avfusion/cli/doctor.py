@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,17 @@ OPTIONAL = {
     "snakemake-executor-plugin-slurm": "only the workflow needs it: `pip install -e '.[workflow]'`",
     "yt-dlp": "only `source: youtube` needs it: `pip install -e '.[youtube]'`",
 }
+# An exception in C++ has to cross from the operators to Python, which it cannot if their compiler (as in some
+# images with CUDA) has linked a C++ library of its own into them.
+RAISES = """
+import torch
+from avfusion.ops import roi_max_pool1d
+try:
+    roi_max_pool1d(torch.ones(1, 1, 2), torch.ones(1, 3), 1, 1.0)
+except IndexError:
+    raise SystemExit(0)
+raise SystemExit(1)
+"""
 DECODERS = ("h264", "mpeg4", "aac", "mp3")
 DECODERS_OFTEN_MET = ("hevc", "vp9", "av1", "opus", "vorbis")
 ENCODERS_OF_THE_DEMO = ("libx264", "aac")
@@ -143,6 +155,12 @@ def _operators() -> Iterator[Finding]:
     status = extension_status()
     advice = "" if status.loaded else "everything works without it, training more slowly"
     yield Finding("operators", str(status), advice, needed=False)
+    if status.loaded and subprocess.run([sys.executable, "-c", RAISES], capture_output=True).returncode:
+        yield Finding(
+            "operators",
+            "their errors end Python instead of raising an exception",
+            "build with the system's compiler: CC=/usr/bin/gcc CXX=/usr/bin/g++ CUDAHOSTCXX=/usr/bin/g++",
+        )
 
 
 def _codecs() -> Iterator[Finding]:
