@@ -30,7 +30,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -52,6 +52,14 @@ from avfusion.media.reading import Job, Piece, SoundSource, read_video
 from avfusion.media.snippets import AudioGeometry, Run, SnippetGeometry
 
 FRAMES = SnippetGeometry(64, 8, size=224, short_side=256)
+
+
+class Timed(NamedTuple):
+    """What some work gave, how long it took, and how many cores it had meanwhile."""
+
+    values: np.ndarray
+    seconds: float
+    cores: float
 
 
 def main() -> None:
@@ -83,20 +91,21 @@ def on_cpu(args: argparse.Namespace, folder: Path) -> None:
     video = rendered(folder / "video.mp4", args.seconds)
     config = StreamConfig("rgb", BackboneConfig("i3d"), FRAMES)
     backbone = Backbone(*load_backbone("rgb", "random:0", config.backbone))
-    plain, plain_seconds = timed(lambda: plain_pictures(video, backbone.module))
-    features, seconds = timed(lambda: extracted(video, config, backbone, folder))
-    table("pictures", plain_seconds, seconds, args.seconds, plain, features)
+    plain = timed(lambda: plain_pictures(video, backbone.module))
+    table(args.seconds, plain, timed(lambda: extracted(video, config, backbone, folder)))
 
     long = rendered(folder / "long.mp4", 240, pictures=False)
     config = StreamConfig("audio", BackboneConfig("vggish"), AudioGeometry(), batch_size=64)  # the default
     backbone = Backbone(*load_backbone("audio", "random:0", config.backbone))
-    features, seconds = timed(lambda: extracted(long, config, backbone, folder))
+    features, seconds, cores = timed(lambda: extracted(long, config, backbone, folder))
     print(f"sound: {240 / seconds:.1f}x real time ({len(features)} snippets of 0.96 s, from AAC at 44.1 kHz)")
+    print(f"  {cores:.2f} cores were busy")
+
     path = (shared_clips() or [video])[0]
-    for processes, workers in ((False, 1), (False, 2), (False, 4), (True, 1), (True, 2), (True, 4)):
-        speed = read(path, processes, workers)
-        what = f"{workers} {'process' if processes else 'thread'}{'s' * (workers > 1)}"
-        print(f"reading rgb, grey and sound by {what + ':':12} {speed:5.0f}x real time")
+    print(f"reading rgb, grey and sound of {path.name}, in times of real time:")
+    for what, processes in (("threads", False), ("processes", True)):
+        speeds = ", ".join(f"{count}: {read(path, processes, count):.0f}x" for count in (1, 2, 4))
+        print(f"  {what + ',':10} {speeds}")
 
 
 def plain_pictures(video: Path, network: Any) -> np.ndarray:
@@ -125,7 +134,7 @@ def read(path: Path, processes: bool, workers: int, videos: int = 12) -> float:
 
     try:
         all_of(workers)
-        _, seconds = timed(lambda: all_of(videos))
+        seconds = timed(lambda: all_of(videos)).seconds
     finally:
         pool.close()
     return videos * probe(path).duration / seconds
@@ -184,7 +193,7 @@ def plain_clips(network: I3D, run: np.ndarray, count: int, tf32: bool) -> tuple[
 
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
         loop(4)
-        values, seconds = timed(lambda: loop(count))
+        values, seconds, _ = timed(lambda: loop(count))
     return count / seconds, values
 
 
@@ -195,7 +204,7 @@ def our_clips(network: Network, run: np.ndarray, count: int, batch: int) -> tupl
         return torch.cat(values).numpy()
 
     loop(2)
-    values, seconds = timed(lambda: loop(count // batch))
+    values, seconds, _ = timed(lambda: loop(count // batch))
     return count / seconds, values
 
 
@@ -253,20 +262,21 @@ def rendered(path: Path, seconds: float, pictures: bool = True) -> Path:
     return path
 
 
-def table(
-    what: str, plain: float, ours: float, media: float, expected: np.ndarray, found: np.ndarray
-) -> None:
-    difference = np.abs(expected - found).max() / np.abs(expected).max()
-    print(f"{what}: {len(found)} snippets of {media:g} s of video")
-    print(f"  frames first, one snippet at a time: {plain:8.2f} s ({media / plain:.3f}x real time)")
-    print(f"  extraction:                          {ours:8.2f} s ({media / ours:.3f}x real time)")
-    print(f"  {plain / ours:.2f} times as fast; features differ by {difference:.1e} of the largest")
+def table(media: float, plain: Timed, ours: Timed) -> None:
+    difference = np.abs(plain.values - ours.values).max() / np.abs(plain.values).max()
+    print(f"pictures: {len(ours.values)} snippets of {media:g} s of video")
+    for what, found in (("frames first, one snippet at a time:", plain), ("extraction:", ours)):
+        speed, cores = media / found.seconds, found.cores
+        print(f"  {what:36} {found.seconds:8.2f} s ({speed:.3f}x real time, {cores:.2f} cores were busy)")
+    gain = plain.seconds / ours.seconds
+    print(f"  {gain:.2f} times as fast; features differ by {difference:.1e} of the largest")
 
 
-def timed(work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    started = time.perf_counter()
+def timed(work: Callable[[], np.ndarray]) -> Timed:
+    started, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return result, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return Timed(result, seconds, (time.process_time() - cpu) / seconds)
 
 
 if __name__ == "__main__":
