@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../msta.h"
+#include "rows.h"
 #include "waves.h"
 
 namespace avfusion::ops {
@@ -54,11 +55,9 @@ std::vector<at::Tensor> contiguous(at::TensorList tensors) {
 // Asks for the weights of the next output of these channels, which are too far away to be foreseen.
 template <typename scalar_t>
 void prefetch(const scalar_t* weights, int64_t count) {
-#if defined(__GNUC__)
   for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(scalar_t))) {
-    __builtin_prefetch(weights + i);
+    AVFUSION_PREFETCH(weights + i);
   }
-#endif
 }
 
 // Room for LANES channels on their way.

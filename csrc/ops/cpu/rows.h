@@ -12,8 +12,10 @@
 
 #if defined(__GNUC__)
 #define AVFUSION_INLINE inline __attribute__((always_inline))
+#define AVFUSION_PREFETCH(address) __builtin_prefetch(address)
 #else
 #define AVFUSION_INLINE inline
+#define AVFUSION_PREFETCH(address)
 #endif
 
 namespace avfusion::ops {

@@ -13,6 +13,7 @@
 #include "../nms1d.h"
 #include "order.h"
 #include "overlaps.h"
+#include "rows.h"
 #include "timeline.h"
 #include "tournament.h"
 
@@ -32,6 +33,7 @@ class SoftGroup {
     timeline_.fill(segments, rows, count);
     left_.resize(count);
     for (int64_t i = 0; i < count; ++i) {
+      AVFUSION_PREFETCH(scores + rows[std::min(i + AHEAD, count - 1)]);
       left_.data()[timeline_.place[i]] = scores[rows[i]];
     }
     left_.refresh(0, count);
@@ -50,6 +52,7 @@ class SoftGroup {
   }
 
  private:
+  static constexpr int64_t AHEAD = 16;
   Timeline<scalar_t> timeline_;
   Tournament<scalar_t> left_;
   std::vector<scalar_t> overlap_;

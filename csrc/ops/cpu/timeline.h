@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "rows.h"
+
 namespace avfusion::ops {
 
 // Segments by bins of their starts. Finding what a segment may overlap is exact where it must be: every
@@ -64,7 +66,7 @@ class Timeline {
 
  private:
   static constexpr double MARGIN = 4e-6;  // many roundings of float32
-  static constexpr int64_t PER_BIN = 4, FEW = 32;
+  static constexpr int64_t PER_BIN = 4, FEW = 32, AHEAD = 16;
   std::vector<scalar_t> start_, stop_;  // in the order of the rows
   std::vector<int64_t> bin_, begin_, next_;
   int64_t bins_ = 1;
@@ -78,6 +80,7 @@ class Timeline {
     bool sound = true;  // nothing is infinite, nor ends before it begins
     longest_ = 0;
     for (int64_t i = 0; i < count; ++i) {
+      AVFUSION_PREFETCH(segments + 2 * rows[std::min(i + AHEAD, count - 1)]);
       const scalar_t from = segments[2 * rows[i]], to = segments[2 * rows[i] + 1];
       start_[i] = from;
       stop_[i] = to;

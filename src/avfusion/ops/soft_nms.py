@@ -83,7 +83,7 @@ def soft_nms1d(
     kept, decayed = torch.ops.avfusion.soft_nms1d(
         segments, scores, groups, method, iou_threshold, sigma, min_score, limit or 0
     )
-    moved = segments[kept]
+    moved = segments.index_select(0, kept)
     if voting_threshold is not None:
         moved = vote1d(moved, segments, scores, voting_threshold, groups[kept], groups)
     return SoftNms(kept, decayed, moved)
