@@ -119,9 +119,10 @@ def test_log_mel_of_a_sound_track(golden: Path, stored: Any) -> None:
 def test_log_mel_of_the_clip_itself(shared: Path, golden: Path, stored: Any) -> None:
     """Decoded from the MP4 file and resampled here, against the examples made from its sound track.
 
-    FFmpeg from version 6 on rounds otherwise in its AAC decoder than 5.1: in one sample of 5,000, which lies
-    between two 16-bit values, another one is chosen (see test_media). Frames that see no such sample are as
-    close as those of the WAV file; in the others it shows in bands that are nearly silent: log(x + 0.01).
+    The AAC decoder of PyAV 18.1 (libavcodec 62) rounds otherwise than FFmpeg 5.1's: in one sample of 5,000,
+    which lies between two 16-bit values, another one is chosen (see test_media). Frames that see no such
+    sample are as close as those of the WAV file; in the others it shows in bands that are nearly silent, of
+    log(x + 0.01).
     """
     clip, track = read_audio(shared / f"media/{REAL}.mp4"), read_audio(golden / f"audio/{REAL}.wav")
     found = examples(log_mel(resample(clip).samples))

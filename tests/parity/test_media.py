@@ -35,7 +35,7 @@ def test_clip_gives_the_samples_of_its_sound_track(shared: Path, golden: Path) -
     assert len(clip.samples) == len(track.samples)
     assert np.abs(clip.samples - track.samples).max() <= 1.0001 / 32768
     # Rounded to 16 bits as ffmpeg rounds. What changed is its AAC decoder, by 0.004 of a step, between 5.1,
-    # which gives the WAV file to the bit, and 6.1: that decides where a value lies half-way.
+    # which gives the WAV file to the bit, and libavcodec 62: that decides where a value lies half-way.
     with av.open(str(shared / f"media/{CLIP}.mp4")) as container:
         steps = 32768 * np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     other = clip.samples != track.samples
