@@ -105,7 +105,8 @@ def extract_shard(
             pass
         meter.stop()
         logger.info("%s", meter)
-        logger.info("%s", meter.details())
+        for line in meter.details().splitlines():
+            logger.info("%s", line)
         with ExitStack() as stack:
             writers = {}
             for path in dict.fromkeys(paths.values()):

@@ -77,13 +77,15 @@ class Meter:
 
     def details(self) -> str:
         """Seconds of every part, in a line or two."""
-        parts = [f"network {self.network:.2f} s", f"flow beside it {self.flow:.2f} s"]
+        parts = [f"network {self.network:.2f} s"]
+        parts += [f"flow beside it {self.flow:.2f} s"] if self.flow else []
         parts += [f"waited for readers {self.waiting:.2f} s", f"and for the GPU {self.blocked:.2f} s"]
         readers = [
             f"{name} {seconds:.2f} s ({self.reading_cpu[name]:.2f} s on a core)"
             for name, seconds in self.reading.items()
         ]
-        return f"{', '.join(parts)}\n{self.readers} readers, together: {', '.join(readers)}"
+        together = "1 reader" if self.readers == 1 else f"{self.readers} readers, together"
+        return f"{', '.join(parts)}\n{together}: {', '.join(readers)}"
 
     def __str__(self) -> str:
         speed = self.media / self.seconds if self.seconds else 0.0
