@@ -11,6 +11,12 @@
 
 namespace avfusion::ops {
 
+// Whether a roi's first column names none of `batch` videos; NaN does not.
+template <typename coord_t>
+__device__ __forceinline__ bool names_no_video(coord_t index, int64_t batch) {
+  return !(index > coord_t(-1) && index < static_cast<coord_t>(batch));
+}
+
 // Number of the first roi for which `refused(row)` holds, `count` if there is none.
 template <typename coord_t, typename Refused>
 __global__ void find_refused(const coord_t* __restrict__ rois, int64_t columns, int64_t count,
@@ -42,16 +48,16 @@ std::pair<at::Tensor, int64_t> first_refused(const at::Tensor& rois, const Refus
   return {rois.select(0, found).to(at::kCPU, at::kDouble).contiguous(), found};
 }
 
-// Raises the CPU's error for a roi, number `found` in its table, that names no video of `batch`.
 template <typename coord_t>
 struct NamesNoVideo {
   int64_t batch;
 
   __device__ bool operator()(const coord_t* row) const {
-    return !(row[0] > coord_t(-1) && row[0] < static_cast<coord_t>(batch));
+    return names_no_video(row[0], batch);
   }
 };
 
+// Raises the CPU's error if a roi names no video of `batch`.
 template <typename coord_t>
 void check_videos(const at::Tensor& rois, int64_t batch) {
   const std::pair<at::Tensor, int64_t> refused = first_refused<coord_t>(rois, NamesNoVideo<coord_t>{batch});

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "roi_check.h"
+
 namespace avfusion::ops {
 
 constexpr int64_t HALF_SHARED = 100 * 1024;   // bytes of shared memory, so that two blocks fit
@@ -30,11 +32,6 @@ __device__ __forceinline__ void stage(const scalar_t* __restrict__ from, int cou
   for (int i = done + threadIdx.x; i < count; i += THREADS) {
     to[i] = from[i];
   }
-}
-
-template <typename coord_t>
-__device__ __forceinline__ bool names_no_video(coord_t index, int64_t batch) {
-  return !(index > coord_t(-1) && index < static_cast<coord_t>(batch));
 }
 
 // Collective: how many threads before this one say yes; and in `total` all that do.

@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../msta.h"
+#include "../msta_products.h"
 #include "rows.h"
 #include "waves.h"
 
