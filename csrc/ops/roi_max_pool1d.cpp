@@ -7,6 +7,6 @@ TORCH_LIBRARY_FRAGMENT(avfusion, m) {
       "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale,"
       " bool check_rois=True, bool with_argmax=True) -> (Tensor output, Tensor argmax)");
   m.def(
-      "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor batch_index, SymInt batch, SymInt frames)"
-      " -> Tensor");
+      "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor rois, float spatial_scale, SymInt batch,"
+      " SymInt frames) -> Tensor");
 }

@@ -8,10 +8,18 @@
 
 namespace avfusion::ops {
 
-// Frames [first, last) of one of `bins` bins of a roi.
-struct Bin {
-  int64_t first;
-  int64_t last;
+// A number of bins that divides: by a multiplication where that is exact, as for 8 bins.
+template <typename coord_t>
+struct Parts {
+  coord_t count, inverse;
+
+  explicit Parts(int64_t bins)
+      : count(static_cast<coord_t>(bins)), inverse((bins & (bins - 1)) == 0 ? coord_t(1) / count : coord_t(0)) {
+  }
+
+  C10_HOST_DEVICE coord_t of(coord_t length) const {
+    return inverse > coord_t(0) ? length * inverse : length / count;
+  }
 };
 
 // Start of a roi in frames and length of its bins; length <= 0 marks a malformed roi (end + 1 <= start).
@@ -20,25 +28,33 @@ struct Roi {
   coord_t start;
   coord_t step;
 
-  C10_HOST_DEVICE Roi(coord_t from, coord_t to, coord_t scale, int64_t bins)
-      : start(from * scale), step(((to + coord_t(1)) * scale - start) / static_cast<coord_t>(bins)) {
+  C10_HOST_DEVICE Roi(coord_t from, coord_t to, coord_t scale, Parts<coord_t> bins)
+      : start(from * scale), step(bins.of((to + coord_t(1)) * scale - start)) {
   }
 
   C10_HOST_DEVICE bool malformed() const {
     return !(step > coord_t(0));
   }
 
-  // Bounds are clamped before they become integers: the conversion of a huge float is undefined.
-  C10_HOST_DEVICE Bin bin(int64_t index, int64_t frames) const {
-    const coord_t limit = static_cast<coord_t>(frames);
-    const coord_t low = std::floor(static_cast<coord_t>(index) * step + start);
-    const coord_t high = std::ceil(static_cast<coord_t>(index + 1) * step + start);
-    return {clamp(low, limit), clamp(high, limit)};
+  // Where bin `index` begins and ends, cut to the frames. Cut before it becomes an integer: the conversion of a
+  // huge float is undefined.
+  template <typename index_t>
+  C10_HOST_DEVICE index_t first(index_t index, index_t frames) const {
+    return clamp(std::floor(static_cast<coord_t>(index) * step + start), frames);
+  }
+
+  template <typename index_t>
+  C10_HOST_DEVICE index_t last(index_t index, index_t frames) const {
+    return clamp(std::ceil(static_cast<coord_t>(index + 1) * step + start), frames);
   }
 
  private:
-  C10_HOST_DEVICE static int64_t clamp(coord_t value, coord_t limit) {
-    return static_cast<int64_t>(value > coord_t(0) ? (value < limit ? value : limit) : coord_t(0));
+  template <typename index_t>
+  C10_HOST_DEVICE static index_t clamp(coord_t value, index_t frames) {
+    const coord_t limit = static_cast<coord_t>(frames);  // may be rounded up
+    const coord_t positive = value > coord_t(0) ? value : coord_t(0);
+    const auto within = static_cast<index_t>(positive < limit ? positive : limit);
+    return within < frames ? within : frames;
   }
 };
 
@@ -62,16 +78,16 @@ inline void check_roi_max_pool1d(const at::Tensor& features, const at::Tensor& r
 
 // Arguments of the backward operator.
 inline void check_roi_max_pool1d_backward(const at::Tensor& grad, const at::Tensor& argmax,
-                                          const at::Tensor& batch_index, int64_t batch, int64_t frames) {
+                                          const at::Tensor& rois, int64_t batch, int64_t frames) {
   TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()),
               "grad must be floating point (rois, channels, bins)");
   TORCH_CHECK(argmax.sizes() == grad.sizes() && argmax.scalar_type() == at::kInt,
               "argmax must be int32 and as large as grad");
-  TORCH_CHECK(
-      batch_index.dim() == 1 && batch_index.size(0) == grad.size(0) && batch_index.scalar_type() == at::kLong,
-      "batch_index must be int64, one for every roi");
-  TORCH_CHECK(argmax.device() == grad.device() && batch_index.device() == grad.device(),
-              "grad, argmax and batch_index must be on one device");
+  TORCH_CHECK(rois.dim() == 2 && rois.size(0) == grad.size(0) && rois.size(1) == 3 && !rois.is_complex() &&
+                  rois.scalar_type() != at::kBool,
+              "rois must be numbers (", grad.size(0), ", 3): batch index, start, end");
+  TORCH_CHECK(argmax.device() == grad.device() && rois.device() == grad.device(),
+              "grad, argmax and rois must be on one device");
   TORCH_CHECK(batch >= 0 && frames >= 0 && frames < (int64_t(1) << 31),
               "batch and frames must not be negative, and frames are at most 2^31 - 1");
 }

@@ -91,7 +91,7 @@ def test_reference_roi_max_pool1d(golden: Path, name: str) -> None:
     close(pooled, outputs["output"], entry["tolerance"])
     assert torch.equal(argmax.int(), outputs["argmax"])
     gradient = reference_roi_max_pool1d_backward(
-        inputs["grad_output"], argmax, rois[:, 0].long(), features.shape[0], features.shape[2]
+        inputs["grad_output"], argmax, rois, scale, features.shape[0], features.shape[2]
     )
     close(gradient, outputs["grad_features"], entry["tolerance"])
 

@@ -66,9 +66,9 @@ def test_compiled_pooling_equals_the_reference(dtype: torch.dtype, size: int, sc
     got = torch.ops.avfusion.roi_max_pool1d(features, rois, size, scale)
     wanted = reference_roi_max_pool1d(features, rois, size, scale)
     assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
-    grad, index = torch.randn(got[0].shape, generator=torch.Generator().manual_seed(2)).to(dtype), rois[:, 0]
-    backward = torch.ops.avfusion.roi_max_pool1d_backward(grad, got[1], index, 3, 17)
-    assert torch.equal(backward, reference_roi_max_pool1d_backward(grad, got[1], index, 3, 17))
+    grad = torch.randn(got[0].shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    backward = torch.ops.avfusion.roi_max_pool1d_backward(grad, got[1], rois, scale, 3, 17)
+    assert torch.equal(backward, reference_roi_max_pool1d_backward(grad, got[1], rois, scale, 3, 17))
 
 
 finite = st.floats(-(2.0**90), 2.0**90, width=32) | st.integers(-40, 200).map(float)
@@ -146,12 +146,16 @@ def test_the_kernels_check_what_torch_ops_gets_directly() -> None:
         ops.roi_max_pool1d(torch.ones(1, 2, 4), torch.ones(1, 2), 2, 1.0)
     with pytest.raises(RuntimeError, match="argmax"):
         ops.roi_max_pool1d_backward(
-            torch.ones(1, 2, 3), torch.ones(1, 2, 4).int(), torch.zeros(1).long(), 1, 4
+            torch.ones(1, 2, 3), torch.ones(1, 2, 4).int(), torch.zeros(1, 3), 1.0, 1, 4
+        )
+    with pytest.raises(RuntimeError, match="rois must be"):
+        ops.roi_max_pool1d_backward(
+            torch.ones(1, 2, 3), torch.ones(1, 2, 3).int(), torch.zeros(2, 3), 1.0, 1, 4
         )
     with pytest.raises(RuntimeError, match="groups"):
         ops.nms1d(torch.ones(3, 2), torch.ones(3), torch.zeros(2).long(), 0.5)
     huge = torch.full((1, 2, 3), 10**9, dtype=torch.int32)
-    assert ops.roi_max_pool1d_backward(torch.ones(1, 2, 3), huge, torch.zeros(1).long(), 1, 4).sum() == 0
+    assert ops.roi_max_pool1d_backward(torch.ones(1, 2, 3), huge, torch.zeros(1, 3), 1.0, 1, 4).sum() == 0
 
 
 def test_positions_are_left_out_where_no_gradient_is_wanted() -> None:
@@ -169,7 +173,7 @@ def test_opcheck() -> None:
     ops = torch.ops.avfusion
     torch.library.opcheck(ops.roi_max_pool1d, (features.requires_grad_(), rois.float(), 4, 0.125))
     output, argmax = ops.roi_max_pool1d(features.detach(), rois, 4, 0.125)
-    torch.library.opcheck(ops.roi_max_pool1d_backward, (torch.ones_like(output), argmax, rois[:, 0], 3, 17))
+    torch.library.opcheck(ops.roi_max_pool1d_backward, (torch.ones_like(output), argmax, rois, 0.125, 3, 17))
     segments = rois[:, 1:].sort(1).values.float()
     torch.library.opcheck(ops.nms1d, (segments, torch.rand(len(rois)), rois[:, 0], 0.4))
 

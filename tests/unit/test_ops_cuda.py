@@ -83,7 +83,8 @@ def test_the_extension_has_cuda_kernels() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("channels", "bins", "scale"), [(5, 8, 0.5), (64, 4, 0.3), (33, 5, 1.0), (513, 1, 0.5)]
+    ("channels", "bins", "scale"),
+    [(5, 8, 0.5), (64, 4, 0.3), (33, 5, 1.0), (513, 1, 0.5), (40, 12, 0.5), (9, 13, 0.2)],
 )
 def test_roi_max_pool1d_sanitizer(dtype: torch.dtype, channels: int, bins: int, scale: float) -> None:
     features, rois = rois_and_features(channels, dtype=dtype)
@@ -104,16 +105,25 @@ def test_nan_and_infinity_are_pooled_as_on_the_cpu(with_argmax: bool) -> None:
     odd = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30])
     place = torch.randint(0, features.numel(), (300,), generator=generator)
     features.view(-1)[place] = odd[torch.randint(0, 4, (300,), generator=generator)]
-    rois = torch.tensor([[0, s, s + n] for s in range(30) for n in (1, 3, 9)])
+    rois = torch.tensor([[0, s, s + n] for s in range(30) for n in (1, 3, 9, 38)])
     here = OPS.roi_max_pool1d(features, rois, 3, 1.0)
     there = OPS.roi_max_pool1d(features.cuda(), rois.cuda(), 3, 1.0, with_argmax=with_argmax)
     torch.testing.assert_close(there[0].cpu(), here[0], rtol=0, atol=0, equal_nan=True)
     assert not with_argmax or torch.equal(there[1].cpu(), here[1])
 
 
-@pytest.mark.parametrize("frames", [70, 5_000, 30_000])
+def test_many_rois_of_one_video() -> None:
+    """More than a block lists at once, in part the same for all steps."""
+    features, rois = rois_and_features(40, frames=300, count=3_000)
+    rois[:, 0], rois[:1_000, 1:] = 0, torch.tensor([0.0, 300.0])
+    cpu, cuda = both(lambda d, x: roi_max_pool1d(x, rois.to(d), 8, 1.0), features[:1])
+    for got, wanted in zip(cuda, cpu, strict=True):
+        close(got, wanted)
+
+
+@pytest.mark.parametrize("frames", [70, 2_500, 5_000, 30_000])
 def test_features_too_long_for_shared_memory_sanitizer(frames: int) -> None:
-    """70 steps have room there, of 5,000 only some kernels' do, 30,000 have none."""
+    """70 steps have room there, 2,500 and 5,000 in some kernels or with fewer channels, 30,000 never."""
     features, rois = rois_and_features(19, frames=frames)
     for compute in (
         lambda d, x: roi_max_pool1d(x, rois.to(d), 8, 0.5),
@@ -362,7 +372,7 @@ def test_opcheck() -> None:
     check(OPS.split_taps, (torch.ones(3, 4, 3, device="cuda"), [0, 2, 1, 2], [2, 2]))
     check(OPS.roi_max_pool1d, (x, table, 4, 0.5))
     output, argmax = OPS.roi_max_pool1d(x.detach(), table, 4, 0.5)
-    check(OPS.roi_max_pool1d_backward, (torch.ones_like(output), argmax, table[:, 0].long(), 3, 70))
+    check(OPS.roi_max_pool1d_backward, (torch.ones_like(output), argmax, table, 0.5, 3, 70))
     check(OPS.align1d, (x, table, 4, 0))
     check(OPS.align1d_backward, (torch.ones(90, 5, 4, device="cuda"), table, 3, 70, 0))
     projected = torch.ones(2, 70, 4, 6, device="cuda", requires_grad=True)

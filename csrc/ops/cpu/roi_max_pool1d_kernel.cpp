@@ -24,6 +24,11 @@ void check_batch_index(const int64_t* index, int64_t count, int64_t batch) {
   }
 }
 
+// Frames [first, last).
+struct Bin {
+  int64_t first, last;
+};
+
 // The running maximum starts just below the first frame, as published: with NaN, infinity or beyond 2^24 in
 // the first frame nothing is greater, and argmax stays -1.
 template <typename scalar_t>
@@ -65,6 +70,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
     using coord_t = at::opmath_type<scalar_t>;
     const auto coordinates = rois.to(c10::CppTypeToScalarType<coord_t>::value).contiguous();
     const coord_t* roi_data = coordinates.template const_data_ptr<coord_t>();
+    const Parts<coord_t> parts(output_size);
     const int64_t* batch_data = batch_index.const_data_ptr<int64_t>();
     const scalar_t* in = input.const_data_ptr<scalar_t>();
     scalar_t* out = output.mutable_data_ptr<scalar_t>();
@@ -74,12 +80,12 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
       std::vector<Bin> bins(output_size);
       for (int64_t r = begin; r < end; ++r) {
         const Roi<coord_t> roi(roi_data[3 * r + 1], roi_data[3 * r + 2], static_cast<coord_t>(spatial_scale),
-                               output_size);
+                               parts);
         if (roi.malformed()) {
           continue;
         }
         for (int64_t b = 0; b < output_size; ++b) {
-          bins[b] = roi.bin(b, frames);
+          bins[b] = {roi.first(b, frames), roi.last(b, frames)};
         }
         const scalar_t* video = in + batch_data[r] * channels * frames;
         for (int64_t c = 0; c < channels; ++c) {
@@ -92,13 +98,14 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
   return {output, with_argmax ? argmax : argmax.slice(0, 0, 0).clone()};
 }
 
-at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor& argmax,
-                                       const at::Tensor& batch_index, int64_t batch, int64_t frames) {
-  check_roi_max_pool1d_backward(grad, argmax, batch_index, batch, frames);
+at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& rois,
+                                       double /*spatial_scale: argmax says it all*/, int64_t batch,
+                                       int64_t frames) {
+  check_roi_max_pool1d_backward(grad, argmax, rois, batch, frames);
   // Half types are summed in float32, as the frames of a short roi get many contributions.
   const auto sum_type = grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto grad_out = grad.to(sum_type).contiguous();
-  const auto where = argmax.contiguous(), index = batch_index.contiguous();
+  const auto where = argmax.contiguous(), index = rois.select(1, 0).to(at::kLong).contiguous();
   const int64_t count = grad.size(0), channels = grad.size(1), bins = grad.size(2);
   check_batch_index(index.const_data_ptr<int64_t>(), count, batch);
   auto grad_in = at::zeros({batch, channels, frames}, grad_out.options());

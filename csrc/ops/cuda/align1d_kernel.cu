@@ -17,6 +17,7 @@
 
 #include "../align1d.h"
 #include "align_rois.h"
+#include "rois_by_video.h"
 #include "video_tiles.h"
 
 namespace avfusion::ops {
@@ -92,8 +93,8 @@ struct Sample {
 template <typename scalar_t, typename acc_t, bool STAGED>
 __global__ void __launch_bounds__(COLUMNS)
     align_backward(const scalar_t* __restrict__ grad, const acc_t* __restrict__ rois,
-                   const int64_t* __restrict__ order, const int64_t* __restrict__ bounds, int64_t batch,
-                   int64_t channels, int64_t frames, int bins, int64_t sampling_ratio, acc_t* sums) {
+                   RoiOrder order, int64_t batch, int64_t channels, int64_t frames, int bins,
+                   int64_t sampling_ratio, acc_t* sums) {
   extern __shared__ __align__(16) unsigned char staged[];
   __shared__ acc_t grads[COLUMNS][BINS + 1];
   __shared__ Sample<acc_t> samples[COLUMNS];
@@ -108,10 +109,10 @@ __global__ void __launch_bounds__(COLUMNS)
       column[t * stride] = 0;
     }
   }
-  const int64_t all = bounds[video + 1] - bounds[video], begin = bounds[video] + all * blockIdx.y / gridDim.y,
-                end = bounds[video] + all * (blockIdx.y + 1) / gridDim.y;
+  const int64_t start = order.begin(video), all = order.end(video) - start;
+  const int64_t begin = start + all * blockIdx.y / gridDim.y, end = start + all * (blockIdx.y + 1) / gridDim.y;
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t r = order[i];
+    const int64_t r = order.roi(static_cast<int>(i));
     const AlignedRoi<acc_t> roi(rois[3 * r + 1], rois[3 * r + 2], bins, sampling_ratio);
     if (!roi.valid) {
       continue;
@@ -209,7 +210,7 @@ at::Tensor align1d_cuda(const at::Tensor& features, const at::Tensor& rois, int6
     const int64_t blocks = batch * ((channels + TILE - 1) / TILE), bytes = TILE * frames * sizeof(scalar_t);
     TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
     const int64_t parts = parts_for(blocks, 16, (count + 31) / 32);
-    const bool staged = bytes <= HALF_SHARED;
+    const bool staged = bytes <= most_shared() / 2;  // so that two blocks fit
     const auto kernel = staged ? align<scalar_t, acc_t, true> : align<scalar_t, acc_t, false>;
     allow_shared(kernel, staged ? bytes : 0);
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
@@ -232,7 +233,6 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
   }
   TORCH_CHECK(bins <= LARGEST_OUTPUT && frames < (int64_t(1) << 31), "grad is too large for one call");
   const auto from = grad.contiguous(), table = table_of(rois, grad);
-  auto order = at::empty({count}, rois.options().dtype(at::kLong)), bounds = at::empty({batch + 1}, order.options());
   const int64_t blocks = batch * ((channels + COLUMNS - 1) / COLUMNS);
   TORCH_CHECK(blocks < (int64_t(1) << 31), "grad is too large for one call: ", blocks, " blocks");
   const int64_t parts = parts_for(blocks, 8, (count / batch + 15) / 16);
@@ -241,12 +241,9 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
     using acc_t = at::opmath_type<scalar_t>;
     const auto stream = c10::cuda::getCurrentCUDAStream();
     const auto number = table.const_data_ptr<acc_t>();
-    sort_by_video<<<static_cast<unsigned>(batch), SORTERS, 0, stream>>>(
-        VideoOfRoi<acc_t>{number, batch}, count, batch, order.mutable_data_ptr<int64_t>(),
-        bounds.mutable_data_ptr<int64_t>());
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    const OrderMemory sorted = rois_by_video<acc_t>(table, batch, /*lost=*/-1);
     const int64_t bytes = frames * COLUMNS * static_cast<int64_t>(sizeof(acc_t));
-    const bool staged = bytes <= HALF_SHARED;
+    const bool staged = bytes <= most_shared() / 2;  // so that two blocks fit
     const auto options = grad.options().dtype(sum_type(grad));
     sums = staged ? at::empty({parts, batch, frames, channels}, options)
                   : at::zeros({parts, batch, frames, channels}, options);
@@ -254,8 +251,7 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
     allow_shared(kernel, staged ? bytes : 0);
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
     kernel<<<grid, COLUMNS, staged ? bytes : 0, stream>>>(
-        from.const_data_ptr<scalar_t>(), number, order.const_data_ptr<int64_t>(),
-        bounds.const_data_ptr<int64_t>(), batch, channels, frames, static_cast<int>(bins), sampling_ratio,
+        from.const_data_ptr<scalar_t>(), number, sorted.view(), batch, channels, frames, static_cast<int>(bins), sampling_ratio,
         sums.mutable_data_ptr<acc_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });

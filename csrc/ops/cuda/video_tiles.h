@@ -13,8 +13,6 @@
 
 namespace avfusion::ops {
 
-constexpr int64_t HALF_SHARED = 100 * 1024;   // bytes of shared memory, so that two blocks fit
-constexpr int64_t ALL_SHARED = 200 * 1024;    // or one
 constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi; a block counts those of THREADS rois
 
 // Copies `count` numbers that lie in a row to shared memory; __syncthreads before they are used.
@@ -34,6 +32,18 @@ __device__ __forceinline__ void stage(const scalar_t* __restrict__ from, int cou
   }
 }
 
+// Collective: the sum of the values of all lanes.
+__device__ __forceinline__ int sum_of_warp(int value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  return __reduce_add_sync(0xffffffffu, value);
+#else
+  for (int apart = 16; apart > 0; apart /= 2) {
+    value += __shfl_xor_sync(0xffffffffu, value, apart);
+  }
+  return value;
+#endif
+}
+
 // Collective: how many threads before this one say yes; and in `total` all that do.
 __device__ __forceinline__ int place_among(bool yes, int* of_warp, int& total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -43,13 +53,9 @@ __device__ __forceinline__ int place_among(bool yes, int* of_warp, int& total) {
     of_warp[warp] = __popc(hits);
   }
   __syncthreads();
-  int place = __popc(hits & ((1u << lane) - 1u));
-  total = 0;
-  for (int w = 0; w < warps; ++w) {
-    place += w < warp ? of_warp[w] : 0;
-    total += of_warp[w];
-  }
-  return place;
+  const int place = __popc(hits & ((1u << lane) - 1u)), here = lane < warps ? of_warp[lane] : 0;
+  total = sum_of_warp(here);
+  return place + sum_of_warp(lane < warp ? here : 0);
 }
 
 // Rois of one video, in the order of their table.
@@ -80,63 +86,18 @@ __device__ __forceinline__ int64_t video_of(coord_t index, int64_t batch) {
   return names_no_video(index, batch) ? 0 : static_cast<int64_t>(index);
 }
 
-constexpr int SORTERS = 1024;  // threads
-
-// Sorts rois by video, in the order of their table: those of video v are order[bounds[v]..bounds[v + 1]). A
-// block per video. `video_of(roi)` is -1 for those that are left out.
-template <typename VideoOf>
-__global__ void __launch_bounds__(SORTERS) sort_by_video(VideoOf video_of, int64_t count, int64_t batch,
-                                                         int64_t* __restrict__ order,
-                                                         int64_t* __restrict__ bounds) {
-  __shared__ int of_warp[SORTERS / 32];
-  const int64_t video = blockIdx.x;
-  int64_t before = 0;
-  int total = 0;
-  for (int64_t base = 0; base < count; base += SORTERS) {
-    const int64_t r = base + threadIdx.x, of = r < count ? video_of(r) : -1;
-    place_among(of >= 0 && of < video, of_warp, total);
-    before += total;
-  }
-  if (threadIdx.x == 0) {
-    bounds[video] = before;
-  }
-  for (int64_t base = 0; base < count; base += SORTERS) {
-    const int64_t r = base + threadIdx.x;
-    const bool mine = r < count && video_of(r) == video;
-    const int place = place_among(mine, of_warp, total);
-    if (mine) {
-      order[before + place] = r;
-    }
-    before += total;
-  }
-  if (threadIdx.x == 0 && video == batch - 1) {
-    bounds[batch] = before;
-  }
-}
-
-template <typename coord_t>
-struct VideoOfRoi {
-  const coord_t* rois;
-  int64_t batch;
-
-  __device__ int64_t operator()(int64_t r) const {
-    return names_no_video(rois[3 * r], batch) ? -1 : static_cast<int64_t>(rois[3 * r]);
-  }
-};
-
-struct VideoOfIndex {
-  const int64_t* index;
-  int64_t batch;
-
-  __device__ int64_t operator()(int64_t r) const {
-    return index[r] < batch ? index[r] : -1;
-  }
-};
-
 inline int64_t multiprocessors() {
   int count = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, c10::cuda::current_device()));
   return count;
+}
+
+// Bytes of shared memory that a block can ask for when it is launched, beside 24 KB of its own.
+inline int64_t most_shared() {
+  int bytes = 0;
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, c10::cuda::current_device()));
+  return bytes - 24 * 1024;
 }
 
 // Into how many parts to divide what each of `blocks` blocks does, for at most `wanted` blocks on a

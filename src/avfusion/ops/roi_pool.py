@@ -13,8 +13,8 @@ FORWARD = (
     " bool with_argmax=True) -> (Tensor output, Tensor argmax)"
 )
 BACKWARD = (
-    "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor batch_index, SymInt batch, SymInt frames)"
-    " -> Tensor"
+    "roi_max_pool1d_backward(Tensor grad, Tensor argmax, Tensor rois, float spatial_scale, SymInt batch,"
+    " SymInt frames) -> Tensor"
 )
 
 
@@ -113,11 +113,14 @@ def reference_roi_max_pool1d(
 
 
 def reference_roi_max_pool1d_backward(
-    grad: Tensor, argmax: Tensor, batch_index: Tensor, batch: int, frames: int
+    grad: Tensor, argmax: Tensor, rois: Tensor, spatial_scale: float, batch: int, frames: int
 ) -> Tensor:
-    """Backward pass in plain torch: every step gets the gradients of the bins that it is the maximum of."""
+    """Backward pass in plain torch: every step gets the gradients of the bins that it is the maximum of.
+
+    `spatial_scale` tells the CUDA kernel, with the rois, which bins may have their maximum where.
+    """
     count, channels, bins = grad.shape
-    place = batch_index[:, None, None] * frames + argmax
+    place = rois[:, 0].long()[:, None, None] * frames + argmax
     taken = argmax >= 0
     place = torch.where(taken, place, 0).transpose(0, 1).reshape(channels, count * bins)
     values = torch.where(taken, grad, 0).transpose(0, 1).reshape(channels, count * bins)
@@ -139,14 +142,16 @@ def _fake(
     return features.new_empty(rois.shape[0], *shape), argmax
 
 
-def _fake_backward(grad: Tensor, argmax: Tensor, batch_index: Tensor, batch: int, frames: int) -> Tensor:
+def _fake_backward(
+    grad: Tensor, argmax: Tensor, rois: Tensor, spatial_scale: float, batch: int, frames: int
+) -> Tensor:
     return grad.new_empty(batch, grad.shape[1], frames)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, rois = inputs[:2]
     ctx.save_for_backward(output[1], rois)
-    ctx.batch, ctx.frames = features.shape[0], features.shape[2]
+    ctx.spatial_scale, ctx.batch, ctx.frames = inputs[3], features.shape[0], features.shape[2]
     ctx.set_materialize_grads(False)  # zeros for argmax
 
 
@@ -155,7 +160,8 @@ def _gradient(ctx: Any, grad: Tensor | None, grad_argmax: Tensor | None) -> tupl
         return None, None, None, None, None, None
     argmax, rois = ctx.saved_tensors
     backward = torch.ops.avfusion.roi_max_pool1d_backward
-    return backward(grad, argmax, rois[:, 0].long(), ctx.batch, ctx.frames), None, None, None, None, None
+    gradient = backward(grad, argmax, rois, ctx.spatial_scale, ctx.batch, ctx.frames)
+    return gradient, None, None, None, None, None
 
 
 register(FORWARD, reference_roi_max_pool1d, _fake)
