@@ -11,6 +11,7 @@
 #include <initializer_list>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -39,11 +40,11 @@ std::vector<Tensor> split_taps(const Tensor& grad, at::IntArrayRef places, at::I
   return op.call(grad, places, counts);
 }
 
-Tensor tiled_conv1d(const Tensor& features, const Tensor& kernel) {
+Tensor tiled_conv1d(const Tensor& features, const Tensor& kernel, const Tensor& bias) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("avfusion::tiled_conv1d", "")
-                             .typed<Tensor(const Tensor&, const Tensor&)>();
-  return op.call(features, kernel);
+                             .typed<Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&)>();
+  return op.call(features, kernel, bias);
 }
 
 // Where the taps go: one argument, as autograd counts the elements of a vector as arguments.
@@ -164,7 +165,8 @@ Tensor transformed(const Tensor& kernel, const Transforms& by) {
 // As `_TiledConvolution` in tiled_conv.py, step by step.
 class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
  public:
-  static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& kernel) {
+  static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& kernel,
+                        const std::optional<Tensor>& bias) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const int64_t batch = features.size(0), channels = features.size(1), frames = features.size(2);
     const int64_t outputs = kernel.size(0), taps = kernel.size(2), reach = taps / 2;
@@ -178,33 +180,42 @@ class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
     const Tensor of_kernel = transformed(kernel, by);
     const Tensor products = at::bmm(of_features, of_kernel.permute({1, 2, 0}));
     const Tensor convolved = at::mm(by.to_outputs, products.view({planes, -1}));
-    context->save_for_backward({of_features, kernel, joined});
+    context->save_for_backward({of_features, of_kernel, joined});
     context->saved_data["frames"] = frames;
     context->saved_data["batch"] = batch;
-    const Tensor ordered = convolved.view({TILE, batch, tiles, outputs}).permute({1, 3, 2, 0});
-    return ordered.reshape({batch, outputs, tiles * TILE}).narrow(2, 0, frames);
+    context->saved_data["taps"] = taps;
+    context->saved_data["biased"] = bias.has_value();
+    const Tensor by_tile = convolved.view({TILE, batch, tiles, outputs}).permute({1, 3, 2, 0});
+    Tensor ordered = at::empty({batch, outputs, tiles, TILE}, features.options());
+    if (bias) {
+      at::add_out(ordered, by_tile, bias->view({outputs, 1, 1}));
+    } else {
+      ordered.copy_(by_tile);
+    }
+    return ordered.view({batch, outputs, tiles * TILE}).narrow(2, 0, frames);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     TORCH_CHECK(!at::GradMode::is_enabled(), "tiled_conv1d has no second derivative");
     const variable_list saved = context->get_saved_variables();
     const Tensor& of_features = saved[0];
-    const Tensor& kernel = saved[1];
+    const Tensor& kernel = saved[1];  // (outputs, planes, channels)
     const int64_t frames = context->saved_data["frames"].toInt(), batch = context->saved_data["batch"].toInt();
-    const int64_t outputs = kernel.size(0), channels = kernel.size(1), taps = kernel.size(2), reach = taps / 2;
+    const int64_t outputs = kernel.size(0), channels = kernel.size(2);
+    const int64_t taps = context->saved_data["taps"].toInt(), reach = taps / 2;
     const Transforms by = parts_of(saved[2], reach);
     const int64_t planes = of_features.size(0), all_tiles = of_features.size(1), tiles = (frames + TILE - 1) / TILE;
     const Tensor padded = at::constant_pad_nd(grads[0], {0, tiles * TILE - frames});
     const Tensor cut = padded.reshape({batch, outputs, tiles, TILE}).permute({3, 0, 2, 1}).reshape({TILE, -1});
     const Tensor products = at::mm(by.to_outputs.t(), cut).view({planes, all_tiles, outputs});
-    Tensor of_kernel, of_steps;
+    Tensor of_kernel, of_steps, of_bias;
     if (context->needs_input_grad(1)) {
       const Tensor summed = at::bmm(products.transpose(1, 2), of_features).transpose(0, 1);
       const Tensor back = by.kernel_to_planes.t().expand({outputs, taps, planes});
       of_kernel = at::bmm(back, summed).transpose(1, 2);
     }
     if (context->needs_input_grad(0)) {
-      const Tensor summed = at::bmm(products, transformed(kernel, by).transpose(0, 1));
+      const Tensor summed = at::bmm(products, kernel.transpose(0, 1));
       const Tensor pieces = at::mm(by.to_planes.t(), summed.view({planes, -1}));
       const int64_t span = pieces.size(0);
       const Tensor columns = pieces.view({span, batch, tiles, channels})
@@ -213,23 +224,29 @@ class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
       const Tensor laid = at::col2im(columns, {1, tiles * TILE + 2 * reach}, {1, span}, {1, 1}, {0, 0}, {1, TILE});
       of_steps = laid.view({batch, channels, -1}).narrow(2, reach, frames);
     }
-    return {of_steps, of_kernel};
+    if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) {
+      of_bias = at::sum(grads[0], at::IntArrayRef({0, 2}));
+    }
+    return {of_steps, of_kernel, of_bias};
   }
 };
 
-Tensor tiled_conv1d_autograd(const Tensor& features, const Tensor& kernel) {
+Tensor tiled_conv1d_autograd(const Tensor& features, const Tensor& kernel, const std::optional<Tensor>& bias) {
   TORCH_CHECK(features.dim() == 3 && kernel.dim() == 3 && features.size(1) == kernel.size(1) &&
                   kernel.size(2) % 2 == 1 && features.scalar_type() == kernel.scalar_type() &&
                   features.device() == kernel.device(),
               "kernel must be (outputs, ", features.size(1), ", odd) of the features' type and device");
-  return TiledConvolution::apply(features, kernel);
+  TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == kernel.size(0) &&
+                        bias->scalar_type() == kernel.scalar_type() && bias->device() == kernel.device()),
+              "bias must be (", kernel.size(0), ") of the features' type and device");
+  return TiledConvolution::apply(features, kernel, bias);
 }
 
 Tensor msta_conv1d(const Tensor& features, at::TensorList weights, at::TensorList biases,
                    at::IntArrayRef places, int64_t width, bool over_frequencies) {
   const auto [kernel, bias] = merge_taps(weights, biases, places, width);
   if (over_frequencies) {
-    return tiled_conv1d(features, kernel) + bias.unsqueeze(1);
+    return tiled_conv1d(features, kernel, bias);
   }
   if (!features.is_cuda()) {
     return at::conv1d(features, kernel, bias, /*stride=*/1, /*padding=*/width / 2);
@@ -246,7 +263,7 @@ TORCH_LIBRARY_FRAGMENT(avfusion, m) {
   m.def(
       "merge_taps(Tensor[] weights, Tensor[] biases, int[] places, int width) -> (Tensor kernel, Tensor bias)");
   m.def("split_taps(Tensor grad, int[] places, int[] counts) -> Tensor[]");
-  m.def("tiled_conv1d(Tensor features, Tensor kernel) -> Tensor");
+  m.def("tiled_conv1d(Tensor features, Tensor kernel, Tensor? bias=None) -> Tensor");
   m.def(
       "msta_conv1d(Tensor features, Tensor[] weights, Tensor[] biases, int[] places, int width,"
       " bool over_frequencies) -> Tensor");

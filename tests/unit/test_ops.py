@@ -356,12 +356,26 @@ def over_frequencies_merged(features: Tensor, weights: list[Tensor]) -> Tensor:
     return tiled_conv1d(features, merge_branches(weights, **MUSES_BRANCHES))
 
 
+def over_frequencies_with_bias(features: Tensor, weights: list[Tensor]) -> Tensor:
+    bias = torch.arange(len(weights[0])).to(features).requires_grad_()
+    output = tiled_conv1d(features, merge_branches(weights, **MUSES_BRANCHES), bias)
+    ones = torch.autograd.grad(output.sum(), bias, retain_graph=True)[0]
+    assert torch.equal(ones, torch.full_like(bias, features.shape[0] * features.shape[2]))
+    return output - bias[:, None]
+
+
 def over_frequencies_in_python(features: Tensor, weights: list[Tensor]) -> Tensor:
     return reference_tiled_conv1d(features, merge_branches(weights, **MUSES_BRANCHES))
 
 
 @pytest.mark.parametrize(
-    "convolve", [over_frequencies_on_cpu, over_frequencies_merged, over_frequencies_in_python]
+    "convolve",
+    [
+        over_frequencies_on_cpu,
+        over_frequencies_merged,
+        over_frequencies_with_bias,
+        over_frequencies_in_python,
+    ],
 )
 @pytest.mark.parametrize(("batch", "outputs", "frames"), [(1, 5, 21), (2, 130, 45), (3, 4, 20), (2, 3, 1)])
 def test_convolving_over_frequencies_is_the_same(

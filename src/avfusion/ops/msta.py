@@ -135,7 +135,7 @@ def reference_msta_conv1d(
     """The same with the taps' places in the merged kernel, in Python."""
     kernel, bias = merge_taps(weights, biases, places, width)
     if over_frequencies:
-        return tiled_conv1d(features, kernel) + bias[:, None]
+        return tiled_conv1d(features, kernel, bias)
     return functional.conv1d(features, kernel, bias, padding=width // 2)
 
 

@@ -19,28 +19,30 @@ from torch.nn import functional
 
 from avfusion.ops._extension import register_composite
 
-SCHEMA = "tiled_conv1d(Tensor features, Tensor kernel) -> Tensor"
+SCHEMA = "tiled_conv1d(Tensor features, Tensor kernel, Tensor? bias=None) -> Tensor"
 TILE = 20  # outputs of a tile; fewer cost more products, more cost larger transformed kernels
 
 
-def tiled_conv1d(features: Tensor, kernel: Tensor) -> Tensor:
+def tiled_conv1d(features: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.conv1d` with an odd kernel and zeros beyond the ends, over frequencies.
 
     Args:
         features: float32 or float64 (B, C, T).
         kernel: (O, C, 2 R + 1) of the same type.
+        bias: (O,) of the same type.
 
     Returns:
-        (B, O, T); differentiable in both.
+        (B, O, T); differentiable in all. For the backward pass the planes of features and kernel are kept,
+        which are three times as large as those.
     """
-    convolved: Tensor = torch.ops.avfusion.tiled_conv1d(features, kernel)
+    convolved: Tensor = torch.ops.avfusion.tiled_conv1d(features, kernel, bias)
     return convolved
 
 
-def reference_tiled_conv1d(features: Tensor, kernel: Tensor) -> Tensor:
+def reference_tiled_conv1d(features: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """`tiled_conv1d` in Python."""
     convolved: Tensor = _TiledConvolution.apply(features, kernel)
-    return convolved
+    return convolved if bias is None else convolved + bias[:, None]
 
 
 @functools.lru_cache(maxsize=16)
@@ -92,19 +94,20 @@ class _TiledConvolution(torch.autograd.Function):
         padded = functional.pad(features, (reach, reach + tiles * TILE - frames))
         cut = padded.unfold(2, TILE + 2 * reach, TILE).permute(3, 0, 2, 1).reshape(to_planes.shape[1], -1)
         planes = torch.mm(to_planes, cut).reshape(-1, batch * tiles, channels)
-        products = torch.bmm(planes, _transformed(kernel, kernel_to_planes).permute(1, 2, 0))
+        of_kernel = _transformed(kernel, kernel_to_planes)
+        products = torch.bmm(planes, of_kernel.permute(1, 2, 0))
         steps = torch.mm(to_outputs, products.reshape(len(planes), -1))
-        # The transformed kernel, several times as large as the kernel, is formed again backward.
-        ctx.save_for_backward(planes, kernel, *transforms)
-        ctx.frames, ctx.batch = frames, batch
+        ctx.save_for_backward(planes, of_kernel, *transforms)
+        ctx.frames, ctx.batch, ctx.taps = frames, batch, taps
         ordered = steps.reshape(TILE, batch, tiles, outputs).permute(1, 3, 2, 0)
         return ordered.reshape(batch, outputs, tiles * TILE)[:, :, :frames]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        planes, kernel, to_planes, kernel_to_planes, to_outputs = ctx.saved_tensors
-        outputs, channels, taps = kernel.shape
+        planes, of_kernel, to_planes, kernel_to_planes, to_outputs = ctx.saved_tensors
+        outputs, _, channels = of_kernel.shape
+        taps = ctx.taps
         reach, tiles = taps // 2, planes.shape[1] // max(1, ctx.batch)
         padded = functional.pad(grad, (0, tiles * TILE - ctx.frames))
         cut = padded.reshape(ctx.batch, outputs, tiles, TILE).permute(3, 0, 2, 1).reshape(TILE, -1)
@@ -115,7 +118,7 @@ class _TiledConvolution(torch.autograd.Function):
             back = kernel_to_planes.t().expand(outputs, taps, len(planes))
             grad_kernel = torch.bmm(back, summed).transpose(1, 2)
         if ctx.needs_input_grad[0]:
-            summed = torch.bmm(products, _transformed(kernel, kernel_to_planes).transpose(0, 1))
+            summed = torch.bmm(products, of_kernel.transpose(0, 1))
             pieces = torch.mm(to_planes.t(), summed.reshape(len(planes), -1))
             steps = _laid_over(pieces.reshape(-1, ctx.batch, tiles, channels), ctx.frames, reach)
         return steps, grad_kernel
