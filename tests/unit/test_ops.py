@@ -430,11 +430,14 @@ def test_a_second_derivative_over_frequencies_is_refused() -> None:
         torch.autograd.grad(output, features, create_graph=True)[0].sum().backward()
 
 
-def test_long_features_are_as_accurate_and_compile_without_graph_breaks() -> None:
+@pytest.mark.parametrize(("channels", "outputs", "frames"), [(16, 8, 2 * LONG), (256, 256, 30)])
+def test_long_or_wide_features_are_as_accurate_and_compile_without_graph_breaks(
+    channels: int, outputs: int, frames: int
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    features = torch.randn(1, 16, 2 * LONG["cpu"], generator=generator)
-    weights = [torch.randn(8, 16, 1, k, generator=generator) for k in (3, 9, 9, 9)]
-    biases = [torch.randn(8, generator=generator) for _ in weights]
+    features = torch.randn(1, channels, frames, generator=generator)
+    weights = [torch.randn(outputs, channels, 1, k, generator=generator) for k in (3, 9, 9, 9)]
+    biases = [torch.randn(outputs, generator=generator) for _ in weights]
 
     def layer(x: Tensor) -> Tensor:
         return msta_conv1d(x, weights, biases, **MUSES_BRANCHES)

@@ -6,14 +6,13 @@ unit); the published code does this with a deformable convolution whose offsets 
 the sum of several branches is one convolution whose kernel is the sum of theirs. For the four branches of
 MUSES (1x3 over 3; 3x3 over 3, 6, 9) these are exactly the taps -10 to 10.
 
-Features in full precision, on a CPU if they are long, are convolved over frequencies, where 21
+Features in full precision, on a CPU if they are long or wide, are convolved over frequencies, where 21
 multiplications per output are 3: `avfusion.ops.msta_tiles` on a CPU, `avfusion.ops.tiled_conv` on CUDA. The
 first transforms the branches' kernels slice by slice, which then never leave the cache; the second, for which
 a launch costs more than a pass over memory, merges them first.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +29,8 @@ SCHEMA = (
     "msta_conv1d(Tensor features, Tensor[] weights, Tensor[] biases, int[] places, int width,"
     " bool over_frequencies) -> Tensor"
 )
-LONG = {"cpu": 400, "cuda": 0}  # steps of all videos from which transforming the kernel pays
+LONG = 400  # steps of all videos from which transforming the kernel pays on a CPU,
+WIDE = 256 * 256  # unless there are so many pairs of channels: then it always does
 
 
 def branch_taps(kernel_size: KernelSize, unit: int) -> list[int]:
@@ -112,7 +112,7 @@ def msta_conv1d(
     """
     _check_layer(features, weights, biases)
     taps = _check_branches(weights, kernel_sizes, units)
-    tiles = _tiles_pay(features)
+    tiles = _tiles_pay(features, weights[0].shape[0])
     if tiles and not features.is_cuda:
         bias = functools.reduce(torch.add, biases)
         return convolve_on_cpu(features, weights, taps) + bias[:, None]
@@ -164,17 +164,16 @@ def _check_layer(features: Tensor, weights: Sequence[Tensor], biases: Sequence[T
             )
 
 
-def _tiles_pay(features: Tensor) -> bool:
-    """Whether to convolve over frequencies: long features in full precision (cuDNN is faster in TF32)."""
+def _tiles_pay(features: Tensor, outputs: int) -> bool:
+    """Whether to convolve over frequencies: in full precision (cuDNN is faster in TF32), and much."""
     device = features.device.type
-    if features.dtype not in (torch.float32, torch.float64):
+    if features.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(device):
         return False
     if device == "cuda":
         tf32 = torch.backends.cudnn.allow_tf32 and features.dtype == torch.float32
-        if tf32 or torch.compiler.is_compiling():
-            return False
-    long = features.shape[0] * features.shape[2] >= LONG.get(device, math.inf)
-    return long and not torch.is_autocast_enabled(device)
+        return not (tf32 or torch.compiler.is_compiling())
+    batch, channels, frames = features.shape
+    return device == "cpu" and (channels * outputs >= WIDE or batch * frames >= LONG)
 
 
 register_composite(SCHEMA, reference_msta_conv1d)
