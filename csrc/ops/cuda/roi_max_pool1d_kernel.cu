@@ -327,7 +327,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
       for (int b = 0; b < BINS; ++b) {
         auto best = windows.template some<WIDTH>(own[b].first, c), last = best;
-        if (own[b].last != own[b].first) {  // half of them in practice
+        if (own[b].last != own[b].first) {  // one, two or four steps are a single window
           last = windows.template some<WIDTH>(own[b].last, c);
         }
 #pragma unroll
