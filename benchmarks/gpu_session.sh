@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command of under ten minutes: builds the CUDA operators, runs their GPU
 # tests and compute-sanitizer, and prints the benchmark. Logs go to $OUT. Needs torch with CUDA, numpy, pytest,
-# torchvision and nvcc; no other dependency of the package.
+# torchvision and nvcc, and hypothesis for the fuzz tests; no other dependency of the package.
 #   OUT=/tmp/gpu bash benchmarks/gpu_session.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ step() {  # step NAME SECONDS COMMAND...: its output goes to NAME.log, the end o
 
 export PYTHONPATH=$PWD/src TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} MAX_JOBS=${MAX_JOBS:-8}
 export AVFUSION_BUILD=cuda
-tests=(tests/unit/test_ops_cuda.py)
+tests=(tests/unit/test_ops_cuda.py tests/unit/test_ops_cuda_fuzz.py)
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv >"$out/device.log" 2>&1
 step build 200 python setup.py build_ext --inplace
