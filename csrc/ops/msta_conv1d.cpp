@@ -1,5 +1,5 @@
-// Multi-scale temporal aggregation as one convolution, and that convolution over frequencies, out of torch's own
-// operators: it is written in C++ because on a GPU its many small steps would otherwise wait for Python.
+// Multi-scale temporal aggregation as one convolution, and that convolution over frequencies, out of torch's
+// own operators: it is written in C++ because on a GPU its many small steps would otherwise wait for Python.
 // avfusion/ops/msta.py and tiled_conv.py say what it computes and why, and serve installations without this
 // extension.
 #include <ATen/ATen.h>
@@ -93,9 +93,10 @@ struct Transforms {
   Tensor to_planes, kernel_to_planes, to_outputs;
 };
 
-// Rows of cosines and sines over `count` places: of the two real frequencies, and (a c + b s) of the others for
-// every (a, b).
-std::vector<double> waves(int64_t steps, int64_t count, std::initializer_list<std::pair<double, double>> sums) {
+// Rows of cosines and sines over `count` places: of the two real frequencies, and (a c + b s) of the others
+// for every (a, b).
+std::vector<double> waves(int64_t steps, int64_t count,
+                          std::initializer_list<std::pair<double, double>> sums) {
   const double pi = std::acos(-1.0);
   std::vector<double> rows;
   for (int64_t n = 0; n < count; ++n) {
@@ -155,7 +156,8 @@ Transforms parts_of(const Tensor& joined, int64_t reach) {
           joined.narrow(0, planes * (steps + taps), planes * TILE).view({TILE, planes})};
 }
 
-// A kernel (outputs, channels, taps), in memory best (outputs, taps, channels), as (outputs, planes, channels).
+// A kernel (outputs, channels, taps), in memory best (outputs, taps, channels), as (outputs, planes,
+// channels).
 Tensor transformed(const Tensor& kernel, const Transforms& by) {
   const Tensor by_tap = kernel.transpose(1, 2).contiguous();
   const int64_t planes = by.kernel_to_planes.size(0), taps = kernel.size(2);
@@ -200,13 +202,16 @@ class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
     const variable_list saved = context->get_saved_variables();
     const Tensor& of_features = saved[0];
     const Tensor& kernel = saved[1];  // (outputs, planes, channels)
-    const int64_t frames = context->saved_data["frames"].toInt(), batch = context->saved_data["batch"].toInt();
+    const int64_t frames = context->saved_data["frames"].toInt(),
+                  batch = context->saved_data["batch"].toInt();
     const int64_t outputs = kernel.size(0), channels = kernel.size(2);
     const int64_t taps = context->saved_data["taps"].toInt(), reach = taps / 2;
     const Transforms by = parts_of(saved[2], reach);
-    const int64_t planes = of_features.size(0), all_tiles = of_features.size(1), tiles = (frames + TILE - 1) / TILE;
+    const int64_t planes = of_features.size(0), all_tiles = of_features.size(1),
+                  tiles = (frames + TILE - 1) / TILE;
     const Tensor padded = at::constant_pad_nd(grads[0], {0, tiles * TILE - frames});
-    const Tensor cut = padded.reshape({batch, outputs, tiles, TILE}).permute({3, 0, 2, 1}).reshape({TILE, -1});
+    const Tensor cut =
+        padded.reshape({batch, outputs, tiles, TILE}).permute({3, 0, 2, 1}).reshape({TILE, -1});
     const Tensor products = at::mm(by.to_outputs.t(), cut).view({planes, all_tiles, outputs});
     Tensor of_kernel, of_steps, of_bias;
     if (context->needs_input_grad(1)) {
@@ -221,7 +226,8 @@ class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
       const Tensor columns = pieces.view({span, batch, tiles, channels})
                                  .permute({1, 3, 0, 2})
                                  .reshape({batch * channels, span, tiles});
-      const Tensor laid = at::col2im(columns, {1, tiles * TILE + 2 * reach}, {1, span}, {1, 1}, {0, 0}, {1, TILE});
+      const Tensor laid =
+          at::col2im(columns, {1, tiles * TILE + 2 * reach}, {1, span}, {1, 1}, {0, 0}, {1, TILE});
       of_steps = laid.view({batch, channels, -1}).narrow(2, reach, frames);
     }
     if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) {
@@ -231,7 +237,8 @@ class TiledConvolution : public torch::autograd::Function<TiledConvolution> {
   }
 };
 
-Tensor tiled_conv1d_autograd(const Tensor& features, const Tensor& kernel, const std::optional<Tensor>& bias) {
+Tensor tiled_conv1d_autograd(const Tensor& features, const Tensor& kernel,
+                             const std::optional<Tensor>& bias) {
   TORCH_CHECK(features.dim() == 3 && kernel.dim() == 3 && features.size(1) == kernel.size(1) &&
                   kernel.size(2) % 2 == 1 && features.scalar_type() == kernel.scalar_type() &&
                   features.device() == kernel.device(),
@@ -261,7 +268,8 @@ Tensor msta_conv1d(const Tensor& features, at::TensorList weights, at::TensorLis
 
 TORCH_LIBRARY_FRAGMENT(avfusion, m) {
   m.def(
-      "merge_taps(Tensor[] weights, Tensor[] biases, int[] places, int width) -> (Tensor kernel, Tensor bias)");
+      "merge_taps(Tensor[] weights, Tensor[] biases, int[] places, int width) -> (Tensor kernel, Tensor "
+      "bias)");
   m.def("split_taps(Tensor grad, int[] places, int[] counts) -> Tensor[]");
   m.def("tiled_conv1d(Tensor features, Tensor kernel, Tensor? bias=None) -> Tensor");
   m.def(

@@ -14,7 +14,8 @@ struct Parts {
   coord_t count, inverse;
 
   explicit Parts(int64_t bins)
-      : count(static_cast<coord_t>(bins)), inverse((bins & (bins - 1)) == 0 ? coord_t(1) / count : coord_t(0)) {
+      : count(static_cast<coord_t>(bins)),
+        inverse((bins & (bins - 1)) == 0 ? coord_t(1) / count : coord_t(0)) {
   }
 
   C10_HOST_DEVICE coord_t of(coord_t length) const {
@@ -36,8 +37,8 @@ struct Roi {
     return !(step > coord_t(0));
   }
 
-  // Where bin `index` begins and ends, cut to the frames. Cut before it becomes an integer: the conversion of a
-  // huge float is undefined.
+  // Where bin `index` begins and ends, cut to the frames. Cut before it becomes an integer: the conversion of
+  // a huge float is undefined.
   template <typename index_t>
   C10_HOST_DEVICE index_t first(index_t index, index_t frames) const {
     return clamp(std::floor(static_cast<coord_t>(index) * step + start), frames);

@@ -98,9 +98,9 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cpu(const at::Tensor& features
   return {output, with_argmax ? argmax : argmax.slice(0, 0, 0).clone()};
 }
 
-at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& rois,
-                                       double /*spatial_scale: argmax says it all*/, int64_t batch,
-                                       int64_t frames) {
+at::Tensor roi_max_pool1d_backward_cpu(const at::Tensor& grad, const at::Tensor& argmax,
+                                       const at::Tensor& rois, double /*spatial_scale: argmax says it all*/,
+                                       int64_t batch, int64_t frames) {
   check_roi_max_pool1d_backward(grad, argmax, rois, batch, frames);
   // Half types are summed in float32, as the frames of a short roi get many contributions.
   const auto sum_type = grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

@@ -1,8 +1,8 @@
 // RoI alignment along time on CUDA. No atomics: the same bits every time.
 //
-// Forward, a block has TILE channels of a video in shared memory, and a thread a bin of all of them. Backward,
-// a thread has a channel, whose steps lie in shared memory, and goes through the samples of one roi after the
-// other; blocks that share a video are summed at the end.
+// Forward, a block has TILE channels of a video in shared memory, and a thread a bin of all of them.
+// Backward, a thread has a channel, whose steps lie in shared memory, and goes through the samples of one roi
+// after the other; blocks that share a video are summed at the end.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -24,9 +24,9 @@ namespace avfusion::ops {
 namespace {
 
 constexpr int THREADS = 256;
-constexpr int TILE = 16;       // channels of a block, forward
-constexpr int COLUMNS = 64;    // channels of a block, backward
-constexpr int BINS = 32;       // whose gradients are in shared memory together
+constexpr int TILE = 16;     // channels of a block, forward
+constexpr int COLUMNS = 64;  // channels of a block, backward
+constexpr int BINS = 32;     // whose gradients are in shared memory together
 
 // features (batch, channels, frames) -> output (rois, channels, bins). Block (tile of a video, part of the
 // rois).
@@ -92,9 +92,9 @@ struct Sample {
 // channels of a video, part of its rois).
 template <typename scalar_t, typename acc_t, bool STAGED>
 __global__ void __launch_bounds__(COLUMNS)
-    align_backward(const scalar_t* __restrict__ grad, const acc_t* __restrict__ rois,
-                   RoiOrder order, int64_t batch, int64_t channels, int64_t frames, int bins,
-                   int64_t sampling_ratio, acc_t* sums) {
+    align_backward(const scalar_t* __restrict__ grad, const acc_t* __restrict__ rois, RoiOrder order,
+                   int64_t batch, int64_t channels, int64_t frames, int bins, int64_t sampling_ratio,
+                   acc_t* sums) {
   extern __shared__ __align__(16) unsigned char staged[];
   __shared__ acc_t grads[COLUMNS][BINS + 1];
   __shared__ Sample<acc_t> samples[COLUMNS];
@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(COLUMNS)
     }
   }
   const int64_t start = order.begin(video), all = order.end(video) - start;
-  const int64_t begin = start + all * blockIdx.y / gridDim.y, end = start + all * (blockIdx.y + 1) / gridDim.y;
+  const int64_t begin = start + all * blockIdx.y / gridDim.y,
+                end = start + all * (blockIdx.y + 1) / gridDim.y;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t r = order.roi(static_cast<int>(i));
     const AlignedRoi<acc_t> roi(rois[3 * r + 1], rois[3 * r + 2], bins, sampling_ratio);
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(COLUMNS)
     }
     const int64_t per_bin = static_cast<int64_t>(roi.count);
     const acc_t share = acc_t(1) / roi.count;
-    int64_t step = -1;         // whose sum is `now`; that of the next one is `next`
+    int64_t step = -1;  // whose sum is `now`; that of the next one is `next`
     acc_t now = 0, next = 0;
     const auto leave = [&](int64_t for_step) {
       if (step >= 0) {
@@ -247,12 +248,13 @@ at::Tensor align1d_backward_cuda(const at::Tensor& grad, const at::Tensor& rois,
     const auto options = grad.options().dtype(sum_type(grad));
     sums = staged ? at::empty({parts, batch, frames, channels}, options)
                   : at::zeros({parts, batch, frames, channels}, options);
-    const auto kernel = staged ? align_backward<scalar_t, acc_t, true> : align_backward<scalar_t, acc_t, false>;
+    const auto kernel =
+        staged ? align_backward<scalar_t, acc_t, true> : align_backward<scalar_t, acc_t, false>;
     allow_shared(kernel, staged ? bytes : 0);
     const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
     kernel<<<grid, COLUMNS, staged ? bytes : 0, stream>>>(
-        from.const_data_ptr<scalar_t>(), number, sorted.view(), batch, channels, frames, static_cast<int>(bins), sampling_ratio,
-        sums.mutable_data_ptr<acc_t>());
+        from.const_data_ptr<scalar_t>(), number, sorted.view(), batch, channels, frames,
+        static_cast<int>(bins), sampling_ratio, sums.mutable_data_ptr<acc_t>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });
   const auto total = parts == 1 ? sums.select(0, 0) : sums.sum(0);

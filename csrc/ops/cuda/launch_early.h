@@ -1,5 +1,6 @@
 // A kernel that begins while the previous one of its stream is still running, where the device can (compute
-// capability 9.0): it must wait before it reads what that one writes. The previous one says when it may begin.
+// capability 9.0): it must wait before it reads what that one writes. The previous one says when it may
+// begin.
 #pragma once
 
 #include <c10/cuda/CUDAException.h>

@@ -1,8 +1,8 @@
 // RoI max pooling along time on CUDA, backward. No atomics but on bits: the same bits every time.
 //
-// A block has 32 channels of some steps of a video, a lane a channel, a warp a few of those steps. The gradients
-// of the rois that reach the block pass through shared memory; every warp takes those of the bins that cover steps
-// of its own, and adds to sums that no other warp touches.
+// A block has 32 channels of some steps of a video, a lane a channel, a warp a few of those steps. The
+// gradients of the rois that reach the block pass through shared memory; every warp takes those of the bins
+// that cover steps of its own, and adds to sums that no other warp touches.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -25,8 +25,8 @@ namespace {
 constexpr int LANES = 32;  // channels of a block
 constexpr int STEPS = 8;   // of a warp
 constexpr int MOST_WARPS = 16, FEWEST_WARPS = 8;
-constexpr int QUAD = 4;    // neighbouring bins that a thread reads at once
-constexpr int HELD = 8;    // bins of one channel that a thread has in registers
+constexpr int QUAD = 4;                       // neighbouring bins that a thread reads at once
+constexpr int HELD = 8;                       // bins of one channel that a thread has in registers
 constexpr int MOST_BINS = MOST_WARPS * HELD;  // of several rois, in shared memory together
 constexpr int PITCH = LANES + 2;  // of a bin there: four neighbouring bins of eight channels lie in all banks
 constexpr int SUM_PITCH = LANES + 1;
@@ -68,7 +68,8 @@ struct Range {
 template <typename coord_t>
 __device__ __forceinline__ Range range_of(const Roi<coord_t>& roi, int from, int to, int frames, int start,
                                           int span) {
-  const int first = roi.malformed() ? 0 : roi.first(from, frames), last = roi.malformed() ? 1 : roi.last(to, frames);
+  const int first = roi.malformed() ? 0 : roi.first(from, frames),
+            last = roi.malformed() ? 1 : roi.last(to, frames);
   return {max(first - start, 0), min(last - start, span)};
 }
 
@@ -86,7 +87,8 @@ struct Share {
   int channel, bin, roi, every;
 
   __device__ Share(int bins, int shift) : quads(bins % QUAD == 0) {
-    const int of_channel = quads ? shift - 2 : shift, thread = threadIdx.x;  // log2 of the threads of a channel
+    const int of_channel = quads ? shift - 2 : shift,
+              thread = threadIdx.x;  // log2 of the threads of a channel
     bin = (thread & ((1 << of_channel) - 1)) * (quads ? QUAD : 1);
     channel = thread >> of_channel & (LANES - 1);
     roi = thread / LANES >> of_channel;
@@ -192,7 +194,8 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
     covering[lane].words[warp] = {0, 0, 0, 0};
   }
   const Share share(bins, shift);
-  const int end = order.end(video), together = warps * HELD >> shift, turns = (bins + (1 << shift) - 1) >> shift;
+  const int end = order.end(video), together = warps * HELD >> shift,
+            turns = (bins + (1 << shift) - 1) >> shift;
   for (int base = order.begin(video); base < end; base += blockDim.x) {
     const int found = list.find(base, end, [&](int64_t i) {
       const Range range = range_of(roi_at(order.roi(static_cast<int>(i))), 0, bins - 1, frames, start, span);
@@ -207,7 +210,8 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
     const int chunks = (found + together - 1) / together * turns;
     Held<scalar_t> held;
     const auto prepare = [&](int chunk) {
-      const int from = chunk / turns * together, first = chunk % turns << shift, some = min(found - from, together);
+      const int from = chunk / turns * together, first = chunk % turns << shift,
+                some = min(found - from, together);
       if (share.channel < here && first + share.bin < bins) {
         read(grad, argmax, begins + from, some, share.channel * bins + first + share.bin, share, held);
       }
@@ -247,8 +251,9 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, 2)
   }
 }
 
-at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& rois,
-                                        double spatial_scale, int64_t batch, int64_t frames) {
+at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor& argmax,
+                                        const at::Tensor& rois, double spatial_scale, int64_t batch,
+                                        int64_t frames) {
   check_roi_max_pool1d_backward(grad, argmax, rois, batch, frames);
   const c10::cuda::CUDAGuard guard(grad.device());
   const int64_t count = grad.size(0), channels = grad.size(1), bins = grad.size(2);
@@ -287,8 +292,8 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
             from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(),
             table.template const_data_ptr<acc_t>(),
             sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)}, channels,
-            static_cast<int>(frames), static_cast<int>(parts()), static_cast<int>(bins), Parts<acc_t>(bins), shift,
-            static_cast<acc_t>(spatial_scale), output.mutable_data_ptr<scalar_t>());
+            static_cast<int>(frames), static_cast<int>(parts()), static_cast<int>(bins), Parts<acc_t>(bins),
+            shift, static_cast<acc_t>(spatial_scale), output.mutable_data_ptr<scalar_t>());
         C10_CUDA_KERNEL_LAUNCH_CHECK();
       });
   return output;

@@ -1,18 +1,18 @@
 // RoI max pooling along time on CUDA, forward.
 //
-// The largest of any number of steps is the larger of two overlapping windows of them, where windows of 1, 2 and
-// 4 steps are known from every step on. A first kernel finds the two windows of every bin of every roi, once for
-// all channels. Meanwhile the blocks of a second one compute the windows of some channels of a video in shared
-// memory; then a bin costs two reads there however long it is (more only beyond 8 steps). A thread has up to four
-// bins of one or two channels, so that neighbouring threads write neighbouring numbers.
+// The largest of any number of steps is the larger of two overlapping windows of them, where windows of 1, 2
+// and 4 steps are known from every step on. A first kernel finds the two windows of every bin of every roi,
+// once for all channels. Meanwhile the blocks of a second one compute the windows of some channels of a video
+// in shared memory; then a bin costs two reads there however long it is (more only beyond 8 steps). A thread
+// has up to four bins of one or two channels, so that neighbouring threads write neighbouring numbers.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
-#include <ATen/cuda/detail/IntegerDivider.cuh>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
+#include <ATen/cuda/detail/IntegerDivider.cuh>
 
 #include <algorithm>
 #include <cmath>
@@ -32,7 +32,7 @@ namespace {
 constexpr int THREADS = 1024;
 constexpr int LEVELS = 3;  // windows of 1, 2 and 4 steps
 constexpr int WIDEST = 1 << (LEVELS - 1);
-constexpr int QUAD = 4;    // channels or bins that lie together
+constexpr int QUAD = 4;                        // channels or bins that lie together
 constexpr int WIDE_TILE = 8, NARROW_TILE = 4;  // channels of a block, the latter of long features
 
 template <typename value_t, int COUNT>
@@ -50,16 +50,17 @@ __host__ __device__ __forceinline__ int place_of(Special kind, int frames) {
   return LEVELS * frames + static_cast<int>(kind);
 }
 
-// The first and the last window of a bin, which are of one level: their places as bytes in shared memory. With LONG
-// in `last` there are others between them, each WIDEST steps after the one before.
+// The first and the last window of a bin, which are of one level: their places as bytes in shared memory.
+// With LONG in `last` there are others between them, each WIDEST steps after the one before.
 struct alignas(8) Pair {
   unsigned first, last;
 };
 
 constexpr unsigned LONG = 1;
 
-// Windows of TILE channels, (place, channel), and for each place the step where its window begins, in the upper
-// half of a word, and in the lower one where in the window a channel's first maximum stands, in two bits.
+// Windows of TILE channels, (place, channel), and for each place the step where its window begins, in the
+// upper half of a word, and in the lower one where in the window a channel's first maximum stands, in two
+// bits.
 template <typename scalar_t, int TILE>
 struct Windows {
   static_assert(TILE == 4 || TILE == 8);
@@ -117,8 +118,8 @@ __device__ __forceinline__ bool keep_larger(scalar_t& best, scalar_t other) {
   }
 }
 
-// Collective: fills the windows of `here` channels. True if a value is among them for which the next lower number
-// is not lower: NaN, infinity, or a huge one, which the published code treats in ways of its own.
+// Collective: fills the windows of `here` channels. True if a value is among them for which the next lower
+// number is not lower: NaN, infinity, or a huge one, which the published code treats in ways of its own.
 template <bool PLACES, int TILE, typename scalar_t>
 __device__ bool fill(const scalar_t* __restrict__ rows, int here, int frames,
                      const Windows<scalar_t, TILE>& windows) {
@@ -151,7 +152,8 @@ __device__ bool fill(const scalar_t* __restrict__ rows, int here, int frames,
   for (int t = begin; t < frames; t += together) {
     Quad<scalar_t> pair = windows.quad(t, which);
     const Quad<scalar_t> second = windows.quad(t + 1 < frames ? t + 1 : t, which);
-    Quad<scalar_t> upper = windows.quad(t + 2 < frames ? t + 2 : t, which);  // windows beyond the end are not read
+    Quad<scalar_t> upper =
+        windows.quad(t + 2 < frames ? t + 2 : t, which);  // windows beyond the end are not read
     const Quad<scalar_t> last = windows.quad(t + 3 < frames ? t + 3 : t, which);
     unsigned pairs = 0, fours = 0;
     Quad<scalar_t> four;
@@ -215,8 +217,8 @@ struct Maximum {
   int step;
 };
 
-// Step by step, as published: the running maximum begins just below the first step, so that NaN, infinity or a
-// huge number there leaves nothing that is greater.
+// Step by step, as published: the running maximum begins just below the first step, so that NaN, infinity or
+// a huge number there leaves nothing that is greater.
 template <typename scalar_t>
 __device__ Maximum<scalar_t> find_step_by_step(const scalar_t* row, int stride, int first, int last) {
   using coord_t = at::opmath_type<scalar_t>;
@@ -242,7 +244,8 @@ __device__ __noinline__ Maximum<scalar_t> find_slowly(Windows<scalar_t, TILE> wi
   const int place = static_cast<int>(pair.first / STRIDE), level = place / frames, before = level * frames;
   if (odd && level < LEVELS) {
     const auto* column = reinterpret_cast<const scalar_t*>(windows.values) + channel;
-    return find_step_by_step(column, TILE, place - before, static_cast<int>(last / STRIDE) - before + (1 << level));
+    return find_step_by_step(column, TILE, place - before,
+                             static_cast<int>(last / STRIDE) - before + (1 << level));
   }
   unsigned at = pair.first;
   scalar_t best = windows.some(at, channel).value[0];
@@ -294,8 +297,8 @@ __global__ void __launch_bounds__(THREADS, 2)
   const int tiles = (channels + TILE - 1) / TILE, video = blockIdx.x / tiles;
   const int channel = blockIdx.x % tiles * TILE, here = min(channels - channel, TILE);
   const Windows<scalar_t, TILE> windows(shared, frames);
-  const bool odd = fill<PLACES>(features + (static_cast<int64_t>(video) * channels + channel) * frames, here, frames,
-                                windows);
+  const bool odd = fill<PLACES>(features + (static_cast<int64_t>(video) * channels + channel) * frames, here,
+                                frames, windows);
   wait_for_previous_kernel();
   const int begin = order.begin(video);
   const unsigned per_roi = TILE / WIDTH * grouped.divisor, items = (order.end(video) - begin) * per_roi;
@@ -303,7 +306,8 @@ __global__ void __launch_bounds__(THREADS, 2)
   for (unsigned i = blockIdx.y * blockDim.x + threadIdx.x; i < items; i += gridDim.y * blockDim.x) {
     const auto split = grouped.divmod(i);
     const unsigned place = split.div / (TILE / WIDTH), r = order.roi(begin + static_cast<int>(place));
-    const int c = static_cast<int>(split.div % (TILE / WIDTH)) * WIDTH, bin = static_cast<int>(split.mod) * BINS;
+    const int c = static_cast<int>(split.div % (TILE / WIDTH)) * WIDTH,
+              bin = static_cast<int>(split.mod) * BINS;
     Pair own[BINS];
     scalar_t values[WIDTH][BINS];
     int steps[WIDTH][BINS];
@@ -351,13 +355,13 @@ __global__ void __launch_bounds__(THREADS, 2)
   }
 }
 
-// The same for features too long for shared memory, which are read where they are. A thread has a bin of a roi
-// and channel.
+// The same for features too long for shared memory, which are read where they are. A thread has a bin of a
+// roi and channel.
 template <typename scalar_t, typename coord_t>
 __global__ void __launch_bounds__(THREADS)
     pool_unstaged(const scalar_t* __restrict__ features, const coord_t* __restrict__ rois, int64_t count,
-                  int64_t batch, int64_t channels, int64_t frames, int bins, Parts<coord_t> divided, coord_t scale,
-                  bool with_argmax, scalar_t* __restrict__ output, int* __restrict__ argmax) {
+                  int64_t batch, int64_t channels, int64_t frames, int bins, Parts<coord_t> divided,
+                  coord_t scale, bool with_argmax, scalar_t* __restrict__ output, int* __restrict__ argmax) {
   const int64_t i = blockIdx.x * int64_t(THREADS) + threadIdx.x, b = i % bins;
   const int64_t channel = i / bins % channels, r = i / bins / channels;
   if (r >= count) {
@@ -404,14 +408,15 @@ void pool_where_they_are(const Pooling<scalar_t>& of) {
       <<<static_cast<unsigned>(blocks), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
           of.features.template const_data_ptr<scalar_t>(), of.rois.template const_data_ptr<coord_t>(),
           of.rois.size(0), of.features.size(0), of.features.size(1), of.features.size(2), of.bins,
-          Parts<coord_t>(of.bins), of.scale, of.with_argmax(), of.output.template mutable_data_ptr<scalar_t>(),
-          of.argmax.template mutable_data_ptr<int>());
+          Parts<coord_t>(of.bins), of.scale, of.with_argmax(),
+          of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename scalar_t, int TILE, int WIDTH, bool PLACES>
 auto pool_kernel(int together) {
-  return together == QUAD ? pool<scalar_t, TILE, QUAD, WIDTH, PLACES> : pool<scalar_t, TILE, 1, WIDTH, PLACES>;
+  return together == QUAD ? pool<scalar_t, TILE, QUAD, WIDTH, PLACES>
+                          : pool<scalar_t, TILE, 1, WIDTH, PLACES>;
 }
 
 template <int TILE, typename scalar_t>
@@ -430,8 +435,9 @@ void pool_staged(const Pooling<scalar_t>& of) {
   const int64_t blocks = batch * ((channels + TILE - 1) / TILE);
   TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
   find_windows<coord_t><<<static_cast<unsigned>(finders), THREADS, 0, stream>>>(
-      of.rois.template const_data_ptr<coord_t>(), count, batch, frames, of.bins, Parts<coord_t>(of.bins), of.scale,
-      Windows<scalar_t, TILE>::STRIDE, pair_data, sorted ? sorted->order.mutable_data_ptr<int>() : nullptr,
+      of.rois.template const_data_ptr<coord_t>(), count, batch, frames, of.bins, Parts<coord_t>(of.bins),
+      of.scale, Windows<scalar_t, TILE>::STRIDE, pair_data,
+      sorted ? sorted->order.mutable_data_ptr<int>() : nullptr,
       sorted ? sorted->bounds.mutable_data_ptr<int>() : nullptr);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   const int together = of.bins % QUAD == 0 ? QUAD : 1, groups = of.bins / together;
@@ -441,10 +447,11 @@ void pool_staged(const Pooling<scalar_t>& of) {
   const auto kernel = of.with_argmax() ? pool_kernel<scalar_t, TILE, 1, true>(together)
                                        : pool_kernel<scalar_t, TILE, 2, false>(together);
   allow_shared(kernel, bytes);
-  launch_early(kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)), THREADS, bytes, stream,
-               of.features.template const_data_ptr<scalar_t>(), static_cast<const Pair*>(pair_data),
+  launch_early(kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)), THREADS, bytes,
+               stream, of.features.template const_data_ptr<scalar_t>(), static_cast<const Pair*>(pair_data),
                sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)},
-               static_cast<int>(channels), frames, of.bins, at::cuda::detail::IntDivider<unsigned>(static_cast<unsigned>(groups)),
+               static_cast<int>(channels), frames, of.bins,
+               at::cuda::detail::IntDivider<unsigned>(static_cast<unsigned>(groups)),
                of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int>());
 }
 
@@ -458,7 +465,8 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
   const int64_t count = rois.size(0), batch = features.size(0), channels = features.size(1),
                 frames = features.size(2);
   auto output = at::empty({count, channels, output_size}, features.options());
-  auto argmax = at::empty({with_argmax ? count : 0, channels, output_size}, features.options().dtype(at::kInt));
+  auto argmax =
+      at::empty({with_argmax ? count : 0, channels, output_size}, features.options().dtype(at::kInt));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, features.scalar_type(), "roi_max_pool1d_cuda", [&] {
         using coord_t = at::opmath_type<scalar_t>;
@@ -469,8 +477,12 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
         if (output.numel() == 0 || batch == 0) {
           return;
         }
-        const Pooling<scalar_t> pooling = {features.contiguous(), table, output, argmax,
-                                           static_cast<int>(output_size), static_cast<coord_t>(spatial_scale)};
+        const Pooling<scalar_t> pooling = {features.contiguous(),
+                                           table,
+                                           output,
+                                           argmax,
+                                           static_cast<int>(output_size),
+                                           static_cast<coord_t>(spatial_scale)};
         const bool countable = std::max(count * WIDE_TILE, channels) * output_size < (int64_t(1) << 31);
         if (countable && Windows<scalar_t, WIDE_TILE>::bytes(frames, with_argmax) <= most_shared()) {
           pool_staged<WIDE_TILE>(pooling);

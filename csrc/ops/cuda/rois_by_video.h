@@ -1,4 +1,5 @@
-// Rois in the order of their videos, for kernels whose blocks take some channels of one video and all its rois.
+// Rois in the order of their videos, for kernels whose blocks take some channels of one video and all its
+// rois.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,15 +15,17 @@ namespace avfusion::ops {
 
 constexpr int SORTERS = 1024;  // threads
 
-// Collective: writes the rois of `video` to order[bounds[video]..bounds[video + 1]), in the order of their table.
-// A roi that names no video counts as one of `lost`, which may be none. Every thread has neighbouring rois.
+// Collective: writes the rois of `video` to order[bounds[video]..bounds[video + 1]), in the order of their
+// table. A roi that names no video counts as one of `lost`, which may be none. Every thread has neighbouring
+// rois.
 template <typename coord_t>
 __device__ void list_rois_of(int64_t video, const coord_t* __restrict__ rois, int64_t count, int64_t batch,
                              int64_t lost, int* __restrict__ order, int* __restrict__ bounds) {
   __shared__ int earlier_of_warp[SORTERS / 32], own_of_warp[SORTERS / 32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t per_thread = (count + SORTERS - 1) / SORTERS;
-  const int64_t first = threadIdx.x * per_thread, last = first + per_thread < count ? first + per_thread : count;
+  const int64_t first = threadIdx.x * per_thread,
+                last = first + per_thread < count ? first + per_thread : count;
   const auto video_of = [&](int64_t r) {
     return names_no_video(rois[3 * r], batch) ? lost : static_cast<int64_t>(rois[3 * r]);
   };
@@ -102,8 +105,8 @@ struct OrderMemory {
   }
 };
 
-// Sorts a table (rois, 3). Rois that name no video of `batch` count as those of video `lost`, or are left out if
-// that is -1.
+// Sorts a table (rois, 3). Rois that name no video of `batch` count as those of video `lost`, or are left out
+// if that is -1.
 template <typename coord_t>
 OrderMemory rois_by_video(const at::Tensor& table, int64_t batch, int64_t lost) {
   OrderMemory memory(table, batch);

@@ -111,8 +111,8 @@ inline int64_t parts_for(int64_t blocks, int64_t wanted, int64_t most) {
 template <typename Kernel>
 void allow_shared(Kernel kernel, int64_t bytes) {
   if (bytes > 24 * 1024) {  // with what the kernel declares itself
-    C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        static_cast<int>(bytes)));
+    C10_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   }
 }
 
