@@ -13,7 +13,7 @@
 
 namespace avfusion::ops {
 
-constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi; a block counts those of THREADS rois
+constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi, as blocks count those of many in an int
 
 // Copies `count` numbers that lie in a row to shared memory; __syncthreads before they are used.
 template <int THREADS, typename scalar_t>
