@@ -5,8 +5,25 @@
 #include <c10/macros/Macros.h>
 
 #include <cmath>
+#include <cstdint>
 
 namespace avfusion::ops {
+
+// Steps where maxima stand: int16 where that can name every step, as the half of what is written for a
+// gradient would otherwise be positions.
+inline at::ScalarType position_type(int64_t frames) {
+  return frames <= (int64_t(1) << 15) ? at::kShort : at::kInt;
+}
+
+// Calls `work` with a number of the type of such positions.
+template <typename Work>
+void with_positions(at::ScalarType type, const Work& work) {
+  if (type == at::kShort) {
+    work(int16_t(0));
+  } else {
+    work(int32_t(0));
+  }
+}
 
 // A number of bins that divides: by a multiplication where that is exact, as for 8 bins.
 template <typename coord_t>
@@ -82,8 +99,9 @@ inline void check_roi_max_pool1d_backward(const at::Tensor& grad, const at::Tens
                                           const at::Tensor& rois, int64_t batch, int64_t frames) {
   TORCH_CHECK(grad.dim() == 3 && at::isFloatingType(grad.scalar_type()),
               "grad must be floating point (rois, channels, bins)");
-  TORCH_CHECK(argmax.sizes() == grad.sizes() && argmax.scalar_type() == at::kInt,
-              "argmax must be int32 and as large as grad");
+  TORCH_CHECK(argmax.sizes() == grad.sizes() &&
+                  (argmax.scalar_type() == at::kShort || argmax.scalar_type() == at::kInt),
+              "argmax must be int16 or int32 and as large as grad");
   TORCH_CHECK(rois.dim() == 2 && rois.size(0) == grad.size(0) && rois.size(1) == 3 && !rois.is_complex() &&
                   rois.scalar_type() != at::kBool,
               "rois must be numbers (", grad.size(0), ", 3): batch index, start, end");

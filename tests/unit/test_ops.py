@@ -165,6 +165,21 @@ def test_positions_are_left_out_where_no_gradient_is_wanted() -> None:
     assert torch.equal(alone[0], whole[0]) and len(whole[1]) == len(rois) and not len(alone[1])
 
 
+@pytest.mark.parametrize(("frames", "positions"), [(2**15, torch.int16), (2**15 + 1, torch.int32)])
+def test_positions_can_name_every_step(frames: int, positions: torch.dtype) -> None:
+    features = torch.zeros(1, 1, frames)
+    features[..., -1] = 1.0
+    rois = torch.tensor([[0.0, 0.0, float(frames)]])
+    output, argmax = torch.ops.avfusion.roi_max_pool1d(features, rois, 1, 1.0)
+    assert argmax.dtype == positions and int(argmax) == frames - 1
+    wanted, place = reference_roi_max_pool1d(
+        features[..., -40:], rois - torch.tensor([[0, 0, frames - 40]]), 1, 1.0
+    )
+    assert torch.equal(wanted, output) and int(place) == 39
+    gradient = torch.ops.avfusion.roi_max_pool1d_backward(output, argmax, rois, 1.0, 1, frames)
+    assert torch.equal(gradient, features)
+
+
 # --- registration
 
 

@@ -121,9 +121,21 @@ def test_many_rois_of_one_video() -> None:
         close(got, wanted)
 
 
-@pytest.mark.parametrize("frames", [70, 2_500, 5_000, 30_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_that_begin_anywhere_in_memory_sanitizer(dtype: torch.dtype) -> None:
+    """Contiguous, but not where several numbers can be read at once."""
+    features, rois = rois_and_features(40, dtype=dtype)
+    output, argmax = OPS.roi_max_pool1d(features, rois, 8, 0.5)
+    wanted = OPS.roi_max_pool1d_backward(output, argmax, rois, 0.5, *features.shape[::2])
+    moved = [torch.cat([part.new_zeros(1), part.flatten()]).cuda()[1:] for part in (output, argmax)]
+    grad, places = (part.view(output.shape) for part in moved)
+    close(OPS.roi_max_pool1d_backward(grad, places, rois.cuda(), 0.5, *features.shape[::2]), wanted)
+
+
+@pytest.mark.parametrize("frames", [70, 2_500, 5_000, 30_000, 40_000])
 def test_features_too_long_for_shared_memory_sanitizer(frames: int) -> None:
-    """70 steps have room there, 2,500 and 5,000 in some kernels or with fewer channels, 30,000 never."""
+    """70 steps have room there, 2,500 and 5,000 in some kernels or with fewer channels, 30,000 never; of 40,000
+    not all can be named in int16."""
     features, rois = rois_and_features(19, frames=frames)
     for compute in (
         lambda d, x: roi_max_pool1d(x, rois.to(d), 8, 0.5),

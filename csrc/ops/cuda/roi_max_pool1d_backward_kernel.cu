@@ -1,8 +1,8 @@
-// RoI max pooling along time on CUDA, backward. No atomics but on bits: the same bits every time.
+// RoI max pooling along time on CUDA, backward. No atomics: the same bits every time.
 //
-// A block has 32 channels of some steps of a video, a lane a channel, a warp a few of those steps. The
-// gradients of the rois that reach the block pass through shared memory; every warp takes those of the bins
-// that cover steps of its own, and adds to sums that no other warp touches.
+// A block has 32 channels of some steps of a video, a lane a channel. Its warps share the rois that reach
+// these steps; each has sums of its own in shared memory, so that none waits for another before all rois are
+// added and the sums of the warps become one.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -15,6 +15,7 @@
 #include <optional>
 
 #include "../roi_max_pool1d.h"
+#include "launch_early.h"
 #include "roi_check.h"
 #include "rois_by_video.h"
 #include "video_tiles.h"
@@ -23,232 +24,202 @@ namespace avfusion::ops {
 namespace {
 
 constexpr int LANES = 32;  // channels of a block
-constexpr int STEPS = 8;   // of a warp
-constexpr int MOST_WARPS = 16, FEWEST_WARPS = 8;
-constexpr int QUAD = 4;                       // neighbouring bins that a thread reads at once
-constexpr int HELD = 8;                       // bins of one channel that a thread has in registers
-constexpr int MOST_BINS = MOST_WARPS * HELD;  // of several rois, in shared memory together
-constexpr int PITCH = LANES + 2;  // of a bin there: four neighbouring bins of eight channels lie in all banks
-constexpr int SUM_PITCH = LANES + 1;
+constexpr int SPAN = 64;   // steps of a block
+constexpr int MOST_WARPS = 8;
+constexpr int LISTED = 1024;  // rois that a block looks at together
+constexpr int QUAD = 4;       // neighbouring bins that a lane reads at once
+constexpr int HELD = 8;       // bins that a lane has on their way
 
-template <typename value_t>
-struct alignas(QUAD * sizeof(value_t) < 16 ? QUAD * sizeof(value_t) : 16) Quad {
-  value_t value[QUAD];
+template <typename value_t, int COUNT>
+struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
+  value_t value[COUNT];
 };
 
-// A gradient, and the step that it belongs to.
+// Collective: which of the rois [base, base + LISTED) of a video, below `end`, reach steps [start, start +
+// SPAN); in the order of the video. Returns how many they are.
 template <typename acc_t>
-struct alignas(2 * sizeof(acc_t)) Entry {
-  acc_t grad;
-  int step;
-};
-
-// What a block has in shared memory: entries (bins, PITCH) and sums (steps, SUM_PITCH).
-template <typename acc_t>
-struct Shared {
-  Entry<acc_t>* entries;
-  acc_t* sums;
-
-  __device__ explicit Shared(unsigned char* memory)
-      : entries(reinterpret_cast<Entry<acc_t>*>(memory)),
-        sums(reinterpret_cast<acc_t*>(memory + blockDim.x / 32 * HELD * PITCH * sizeof(Entry<acc_t>))) {
+__device__ int list_rois(const acc_t* __restrict__ rois, const RoiOrder& order, int base, int end, int bins,
+                         Parts<acc_t> divided, acc_t scale, int frames, int start, int* list, int* of_warp) {
+  const int per_thread = LISTED / static_cast<int>(blockDim.x);
+  const int begin = base + static_cast<int>(threadIdx.x) * per_thread;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  unsigned mine = 0;  // bit by bit
+#pragma unroll 4
+  for (int k = 0; k < per_thread; ++k) {
+    if (begin + k < end) {
+      const int64_t r = order.roi(begin + k);
+      const Roi<acc_t> roi(rois[3 * r + 1], rois[3 * r + 2], scale, divided);
+      // A malformed one has its maxima at step 0, see the CPU kernel.
+      const int first = roi.malformed() ? 0 : roi.first(0, frames),
+                last = roi.malformed() ? 1 : roi.last(bins - 1, frames);
+      mine |= static_cast<unsigned>(first < last && first < start + SPAN && last > start) << k;
+    }
   }
-
-  static int64_t bytes(int64_t warps) {
-    return warps * (HELD * PITCH * sizeof(Entry<acc_t>) + STEPS * SUM_PITCH * sizeof(acc_t));
+  int sum = __popc(mine);  // of this lane and of those before
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, sum, step);
+    sum += lane >= step ? before : 0;
   }
-};
-
-// Of a bin, or of a roi: steps [first, last), counted from the block's first and cut to its steps.
-struct Range {
-  int first, last;
-};
-
-// Steps that bins [from, to] of a roi cover; a malformed one has its maxima at step 0, see the CPU kernel.
-template <typename coord_t>
-__device__ __forceinline__ Range range_of(const Roi<coord_t>& roi, int from, int to, int frames, int start,
-                                          int span) {
-  const int first = roi.malformed() ? 0 : roi.first(from, frames),
-            last = roi.malformed() ? 1 : roi.last(to, frames);
-  return {max(first - start, 0), min(last - start, span)};
+  __syncthreads();  // the previous list has been used
+  if (lane == 31) {
+    of_warp[warp] = sum;
+  }
+  __syncthreads();
+  const int here = lane < warps ? of_warp[lane] : 0;
+  int place = sum_of_warp(lane < warp ? here : 0) + sum - __popc(mine);
+  for (; mine != 0; mine &= mine - 1) {
+    list[place++] = order.roi(begin + __ffs(static_cast<int>(mine)) - 1);
+  }
+  const int found = sum_of_warp(here);
+  __syncthreads();
+  return found;
 }
 
-// Some bins of one channel on their way from memory to the entries: of every so many rois a bin, or a quad of
-// neighbouring ones. 2^shift bins of a roi are read together.
-template <typename scalar_t>
+// Bins of a lane's channel on their way from memory: of every so many rois of a list all bins, TOGETHER
+// neighbouring ones at once.
+template <typename scalar_t, typename place_t, int TOGETHER>
 struct Held {
-  scalar_t grads[HELD];
-  int steps[HELD];
+  Some<scalar_t, TOGETHER> grads[HELD / TOGETHER];
+  Some<place_t, TOGETHER> steps[HELD / TOGETHER];
 };
 
-// Which of them are a thread's.
-struct Share {
-  bool quads;
-  int channel, bin, roi, every;
+// Where a warp is in its rois.
+template <typename scalar_t, typename place_t, int TOGETHER>
+struct Reader {
+  const scalar_t* grad;  // of the lane's channel in the first roi
+  const place_t* argmax;
+  int64_t of_roi;  // numbers
+  const int* list;
+  int found, every, bins;
+  int place, bin = 0;
+  bool active;
 
-  __device__ Share(int bins, int shift) : quads(bins % QUAD == 0) {
-    const int of_channel = quads ? shift - 2 : shift,
-              thread = threadIdx.x;  // log2 of the threads of a channel
-    bin = (thread & ((1 << of_channel) - 1)) * (quads ? QUAD : 1);
-    channel = thread >> of_channel & (LANES - 1);
-    roi = thread / LANES >> of_channel;
-    every = static_cast<int>(blockDim.x / LANES) >> of_channel;
+  __device__ __forceinline__ bool done() const {
+    return place >= found;
   }
-};
 
-// Of `some` rois, whose gradients begin at `from`; `within` is the first bin's place there.
-template <typename scalar_t>
-__device__ __forceinline__ void read(const scalar_t* __restrict__ grad, const int* __restrict__ argmax,
-                                     const int64_t* from, int some, int within, const Share& share,
-                                     Held<scalar_t>& held) {
-  if (share.quads) {
+  __device__ __forceinline__ void read(Held<scalar_t, place_t, TOGETHER>& held) {
 #pragma unroll
-    for (int k = 0; k < HELD; k += QUAD) {
-      const int roi = share.roi + k / QUAD * share.every;
-      if (roi < some) {
-        const int64_t at = from[roi] + within;
-        const auto grads = *reinterpret_cast<const Quad<scalar_t>*>(grad + at);
-        const auto steps = *reinterpret_cast<const Quad<int>*>(argmax + at);
+    for (int k = 0; k < HELD / TOGETHER; ++k) {
+      if (done() || !active) {
 #pragma unroll
-        for (int j = 0; j < QUAD; ++j) {
-          held.grads[k + j] = grads.value[j];
-          held.steps[k + j] = steps.value[j];
+        for (int j = 0; j < TOGETHER; ++j) {
+          held.steps[k].value[j] = -1;
         }
+        continue;
+      }
+      const int64_t at = list[place] * of_roi + bin;
+      held.grads[k] = *reinterpret_cast<const Some<scalar_t, TOGETHER>*>(grad + at);
+      held.steps[k] = *reinterpret_cast<const Some<place_t, TOGETHER>*>(argmax + at);
+      bin += TOGETHER;
+      if (bin >= bins) {
+        bin = 0;
+        place += every;
       }
     }
-    return;
-  }
-#pragma unroll
-  for (int k = 0; k < HELD; ++k) {
-    const int roi = share.roi + k * share.every;
-    if (roi < some) {
-      held.grads[k] = grad[from[roi] + within];
-      held.steps[k] = argmax[from[roi] + within];
-    }
-  }
-}
-
-template <typename scalar_t, typename acc_t>
-__device__ __forceinline__ void write(const Held<scalar_t>& held, const Share& share, int shift,
-                                      Entry<acc_t>* entries) {
-  entries += ((share.roi << shift) + share.bin) * PITCH + share.channel;
-#pragma unroll
-  for (int k = 0; k < HELD; ++k) {
-    const int of = share.quads ? (k / QUAD * share.every << shift) + k % QUAD : k * share.every << shift;
-    entries[of * PITCH] = {static_cast<acc_t>(held.grads[k]), held.steps[k]};
-  }
-}
-
-// For every warp of a block the bins that cover steps of its own, bit by bit from the highest.
-struct Covering {
-  uint4 words[MOST_WARPS];
-
-  __device__ __forceinline__ void mark(int warp, int bin) {
-    atomicOr(reinterpret_cast<unsigned*>(words + warp) + bin / 32, 1u << 31 >> bin % 32);
   }
 };
 
-// Adds to the sums of a lane the entries of its channel that `covering` names and that belong to one of STEPS
-// steps from `own` on.
-template <typename acc_t>
-__device__ __forceinline__ void add(const uint4& covering, const Entry<acc_t>* column, int own, acc_t* sums) {
-  const unsigned words[4] = {covering.x, covering.y, covering.z, covering.w};
-#pragma unroll
-  for (int word = 0; word < MOST_BINS / 32; ++word) {
-    for (unsigned left = words[word]; left != 0;) {
-      const int bit = __clz(static_cast<int>(left));
-      left &= ~0u >> 1 >> bit;
-      const Entry<acc_t> entry = column[(32 * word + bit) * PITCH];
-      const int step = entry.step - own;
-      if (step >= 0 && step < STEPS) {
-        sums[step * SUM_PITCH] += entry.grad;
-      }
-    }
-  }
-}
-
-// grad, argmax (rois, channels, bins) -> output (batch, channels, frames). 2^shift bins of a roi are read
-// together.
-template <typename scalar_t, typename acc_t>
-__global__ void __launch_bounds__(MOST_WARPS * 32, 2)
-    gather(const scalar_t* __restrict__ grad, const int* __restrict__ argmax, const acc_t* __restrict__ rois,
-           RoiOrder order, int64_t channels, int frames, int parts, int bins, Parts<acc_t> divided, int shift,
-           acc_t scale, scalar_t* __restrict__ output) {
+// grad, argmax (rois, channels, bins) -> output (batch, channels, frames).
+template <typename scalar_t, typename acc_t, typename place_t, int TOGETHER>
+__global__ void __launch_bounds__(MOST_WARPS * 32)
+    gather(const scalar_t* __restrict__ grad, const place_t* __restrict__ argmax,
+           const acc_t* __restrict__ rois, RoiOrder order, int64_t channels, int frames, int parts, int bins,
+           Parts<acc_t> divided, acc_t scale, scalar_t* __restrict__ output) {
   extern __shared__ __align__(16) unsigned char memory[];
-  __shared__ RoisOfVideo<MOST_WARPS * 32> list;
-  __shared__ int64_t begins[MOST_WARPS * 32];  // where the gradients of its rois begin
-  __shared__ Covering covering[2];             // of this and of the next bins
-  const Shared<acc_t> shared(memory);
+  __shared__ int list[LISTED], of_warp[MOST_WARPS];
+  auto* all = reinterpret_cast<acc_t*>(memory);  // (warps, SPAN, LANES)
   const int64_t tiles = (channels + LANES - 1) / LANES, tile = blockIdx.x / parts, video = tile / tiles;
   const int64_t channel = tile % tiles * LANES;
   const int here = static_cast<int>(channels - channel < LANES ? channels - channel : LANES);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int span = warps * STEPS, start = blockIdx.x % parts * span, own = start + warp * STEPS;
-  const auto roi_at = [&](int64_t r) { return Roi<acc_t>(rois[3 * r + 1], rois[3 * r + 2], scale, divided); };
-  acc_t* sums = shared.sums + warp * STEPS * SUM_PITCH + lane;
-#pragma unroll
-  for (int k = 0; k < STEPS; ++k) {
-    sums[k * SUM_PITCH] = 0;
+  const int start = blockIdx.x % parts * SPAN;
+  acc_t* sums = all + warp * SPAN * LANES + lane;
+#pragma unroll 16
+  for (int t = 0; t < SPAN; ++t) {
+    sums[t * LANES] = 0;
   }
-  if (lane < 2) {
-    covering[lane].words[warp] = {0, 0, 0, 0};
-  }
-  const Share share(bins, shift);
-  const int end = order.end(video), together = warps * HELD >> shift,
-            turns = (bins + (1 << shift) - 1) >> shift;
-  for (int base = order.begin(video); base < end; base += blockDim.x) {
-    const int found = list.find(base, end, [&](int64_t i) {
-      const Range range = range_of(roi_at(order.roi(static_cast<int>(i))), 0, bins - 1, frames, start, span);
-      return range.first < range.last;
-    });
-    if (threadIdx.x < found) {
-      const int64_t r = order.roi(static_cast<int>(list.roi[threadIdx.x]));
-      list.roi[threadIdx.x] = r;
-      begins[threadIdx.x] = (r * channels + channel) * bins;
-    }
-    __syncthreads();
-    const int chunks = (found + together - 1) / together * turns;
-    Held<scalar_t> held;
-    const auto prepare = [&](int chunk) {
-      const int from = chunk / turns * together, first = chunk % turns << shift,
-                some = min(found - from, together);
-      if (share.channel < here && first + share.bin < bins) {
-        read(grad, argmax, begins + from, some, share.channel * bins + first + share.bin, share, held);
+  wait_for_previous_kernel();
+  const int end = order.end(video);
+  for (int base = order.begin(video); base < end; base += LISTED) {
+    const int found = list_rois(rois, order, base, end, bins, divided, scale, frames, start, list, of_warp);
+    const int64_t before = (channel + lane) * bins;
+    Reader<scalar_t, place_t, TOGETHER> reader{
+        grad + before, argmax + before, channels * bins, list, found, warps, bins, warp, 0, lane < here};
+    Held<scalar_t, place_t, TOGETHER> held, next;
+    reader.read(held);
+    for (bool more = warp < found; more;) {
+      more = !reader.done() && reader.active;
+      if (more) {  // on its way while this one is added
+        reader.read(next);
       }
-      const int b = first + (threadIdx.x & ((1 << shift) - 1));
-      if (threadIdx.x < some << shift && b < bins) {
-        const int64_t r = list.roi[from + (threadIdx.x >> shift)];
-        const Range range = range_of(roi_at(r), b, b, frames, start, span);
-        for (int w = range.first / STEPS; w * STEPS < range.last; ++w) {
-          covering[chunk % 2].mark(w, threadIdx.x);
+#pragma unroll
+      for (int k = 0; k < HELD / TOGETHER; ++k) {
+#pragma unroll
+        for (int j = 0; j < TOGETHER; ++j) {
+          const auto step = static_cast<unsigned>(static_cast<int>(held.steps[k].value[j]) - start);
+          if (step < SPAN) {
+            sums[step * LANES] += static_cast<acc_t>(held.grads[k].value[j]);
+          }
         }
       }
-    };
-    if (chunks > 0) {
-      prepare(0);
-    }
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      write(held, share, shift, shared.entries);
-      __syncthreads();
-      if (chunk + 1 < chunks) {  // on its way while this one is added
-        prepare(chunk + 1);
-      }
-      add(covering[chunk % 2].words[warp], shared.entries + lane, own, sums);
-      __syncwarp();
-      if (lane == 0) {
-        covering[chunk % 2].words[warp] = {0, 0, 0, 0};
-      }
-      __syncthreads();  // the entries have been used
+      held = next;
     }
   }
   __syncthreads();
-  const int length = min(frames - start, span);
+  // A row of steps is one warp's; turned within itself, so that reading down a column meets all banks.
+  for (int t = warp; t < SPAN; t += warps) {
+    acc_t sum = 0;
+    for (int w = 0; w < warps; ++w) {
+      sum += all[(w * SPAN + t) * LANES + lane];
+    }
+    __syncwarp();
+    all[t * LANES + (lane + t) % LANES] = sum;
+  }
+  __syncthreads();
+  const int length = min(frames - start, SPAN);
   for (int c = warp; c < here; c += warps) {
     scalar_t* to = output + (video * channels + channel + c) * frames + start;
     for (int t = lane; t < length; t += 32) {
-      to[t] = static_cast<scalar_t>(shared.sums[t * SUM_PITCH + c]);
+      to[t] = static_cast<scalar_t>(all[t * LANES + (c + t) % LANES]);
     }
   }
+}
+
+// Whether `TOGETHER` neighbouring numbers can be read at once from every such place of a tensor.
+bool readable_together(const at::Tensor& tensor, int64_t bins) {
+  return bins % QUAD == 0 &&
+         reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % (QUAD * tensor.element_size()) == 0;
+}
+
+template <typename scalar_t, typename place_t>
+void launch_gather(const at::Tensor& grad, const at::Tensor& argmax, const at::Tensor& rois, double scale,
+                   at::Tensor& output) {
+  using acc_t = at::opmath_type<scalar_t>;  // the frames of a short roi get many contributions
+  const int64_t count = grad.size(0), channels = grad.size(1), bins = grad.size(2);
+  const int64_t batch = output.size(0), frames = output.size(2);
+  const int64_t parts = (frames + SPAN - 1) / SPAN, blocks = batch * ((channels + LANES - 1) / LANES) * parts;
+  TORCH_CHECK(blocks < (int64_t(1) << 31), "grad is too large for one call: ", blocks, " blocks");
+  int warps = MOST_WARPS;
+  const auto bytes = [&] { return warps * int64_t(SPAN * LANES * sizeof(acc_t)); };
+  while (warps > 1 && bytes() > most_shared()) {
+    warps /= 2;
+  }
+  const auto table = rois.to(c10::CppTypeToScalarType<acc_t>::value).contiguous();
+  std::optional<OrderMemory> sorted;
+  if (batch > 1) {
+    sorted = rois_by_video<acc_t>(table, batch, /*lost=*/0);
+  }
+  const auto kernel = readable_together(grad, bins) && readable_together(argmax, bins)
+                          ? gather<scalar_t, acc_t, place_t, QUAD>
+                          : gather<scalar_t, acc_t, place_t, 1>;
+  allow_shared(kernel, bytes());
+  launch(kernel, static_cast<unsigned>(blocks), warps * 32, bytes(), c10::cuda::getCurrentCUDAStream(),
+         /*early=*/sorted.has_value(), grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<place_t>(),
+         table.template const_data_ptr<acc_t>(),
+         sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)}, channels,
+         static_cast<int>(frames), static_cast<int>(parts), static_cast<int>(bins), Parts<acc_t>(bins),
+         static_cast<acc_t>(scale), output.mutable_data_ptr<scalar_t>());
 }
 
 at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor& argmax,
@@ -264,37 +235,11 @@ at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor
   TORCH_CHECK(count < (int64_t(1) << 31), "rois are too many for one call: ", count);
   const auto from = grad.contiguous(), where = argmax.contiguous();
   auto output = at::empty({batch, channels, frames}, grad.options());
-  int shift = 0;
-  while (shift < 3 && 1 << shift < bins) {
-    ++shift;
-  }
-  const int64_t tiles = batch * ((channels + LANES - 1) / LANES);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, from.scalar_type(), "roi_max_pool1d_backward_cuda", [&] {
-        using acc_t = at::opmath_type<scalar_t>;  // the frames of a short roi get many contributions
-        int warps = MOST_WARPS;
-        const auto parts = [&] { return (frames + warps * STEPS - 1) / (warps * STEPS); };
-        // Short features are divided among more blocks, which are smaller.
-        while (warps > FEWEST_WARPS &&
-               (tiles * parts() <= multiprocessors() || Shared<acc_t>::bytes(warps) > most_shared())) {
-          warps /= 2;
-        }
-        const int64_t blocks = tiles * parts(), bytes = Shared<acc_t>::bytes(warps);
-        TORCH_CHECK(blocks < (int64_t(1) << 31), "grad is too large for one call: ", blocks, " blocks");
-        const auto table = rois.to(c10::CppTypeToScalarType<acc_t>::value).contiguous();
-        std::optional<OrderMemory> sorted;
-        if (batch > 1) {
-          sorted = rois_by_video<acc_t>(table, batch, /*lost=*/0);
-        }
-        const auto kernel = gather<scalar_t, acc_t>;
-        allow_shared(kernel, bytes);
-        kernel<<<static_cast<unsigned>(blocks), warps * 32, bytes, c10::cuda::getCurrentCUDAStream()>>>(
-            from.const_data_ptr<scalar_t>(), where.const_data_ptr<int>(),
-            table.template const_data_ptr<acc_t>(),
-            sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)}, channels,
-            static_cast<int>(frames), static_cast<int>(parts()), static_cast<int>(bins), Parts<acc_t>(bins),
-            shift, static_cast<acc_t>(spatial_scale), output.mutable_data_ptr<scalar_t>());
-        C10_CUDA_KERNEL_LAUNCH_CHECK();
+        with_positions(where.scalar_type(), [&](auto place) {
+          launch_gather<scalar_t, decltype(place)>(from, where, rois, spatial_scale, output);
+        });
       });
   return output;
 }

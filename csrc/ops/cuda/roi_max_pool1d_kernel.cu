@@ -291,7 +291,7 @@ template <typename scalar_t, int TILE, int BINS, int WIDTH, bool PLACES>
 __global__ void __launch_bounds__(THREADS, 2)
     pool(const scalar_t* __restrict__ features, const Pair* __restrict__ pairs, RoiOrder order, int channels,
          int frames, int bins, at::cuda::detail::IntDivider<unsigned> grouped, scalar_t* __restrict__ output,
-         int* __restrict__ argmax) {
+         int16_t* __restrict__ argmax) {
   extern __shared__ __align__(16) unsigned char shared[];
   const int tiles = (channels + TILE - 1) / TILE, video = blockIdx.x / tiles;
   const int channel = blockIdx.x % tiles * TILE, here = min(channels - channel, TILE);
@@ -309,7 +309,7 @@ __global__ void __launch_bounds__(THREADS, 2)
               bin = static_cast<int>(split.mod) * BINS;
     Pair own[BINS];
     scalar_t values[WIDTH][BINS];
-    int steps[WIDTH][BINS];
+    int16_t steps[WIDTH][BINS];
     read_pairs(pairs + (r * bins + bin), own);
     bool slowly = odd;
 #pragma unroll
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         for (int w = 0; w < WIDTH; ++w) {
           const Maximum<scalar_t> found = find_slowly<PLACES>(windows, c + w, own[b], frames, odd);
           values[w][b] = found.value;
-          steps[w][b] = found.step;
+          steps[w][b] = static_cast<int16_t>(found.step);
         }
       }
     } else {
@@ -337,7 +337,8 @@ __global__ void __launch_bounds__(THREADS, 2)
         for (int w = 0; w < WIDTH; ++w) {
           const bool later = keep_larger<PLACES>(best.value[w], last.value[w]);
           values[w][b] = best.value[w];
-          steps[w][b] = PLACES ? windows.step(later ? own[b].last : own[b].first, c + w) : 0;
+          steps[w][b] =
+              PLACES ? static_cast<int16_t>(windows.step(later ? own[b].last : own[b].first, c + w)) : 0;
         }
       }
     }
@@ -356,11 +357,12 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 // The same for features too long for shared memory, which are read where they are. A thread has a bin of a
 // roi and channel.
-template <typename scalar_t, typename coord_t>
+template <typename scalar_t, typename coord_t, typename place_t>
 __global__ void __launch_bounds__(THREADS)
     pool_unstaged(const scalar_t* __restrict__ features, const coord_t* __restrict__ rois, int64_t count,
                   int64_t batch, int64_t channels, int64_t frames, int bins, Parts<coord_t> divided,
-                  coord_t scale, bool with_argmax, scalar_t* __restrict__ output, int* __restrict__ argmax) {
+                  coord_t scale, bool with_argmax, scalar_t* __restrict__ output,
+                  place_t* __restrict__ argmax) {
   const int64_t i = blockIdx.x * int64_t(THREADS) + threadIdx.x, b = i % bins;
   const int64_t channel = i / bins % channels, r = i / bins / channels;
   if (r >= count) {
@@ -381,7 +383,7 @@ __global__ void __launch_bounds__(THREADS)
   }
   output[i] = found.value;
   if (with_argmax) {
-    argmax[i] = found.step;
+    argmax[i] = static_cast<place_t>(found.step);
   }
 }
 
@@ -403,13 +405,16 @@ void pool_where_they_are(const Pooling<scalar_t>& of) {
   using coord_t = at::opmath_type<scalar_t>;
   const int64_t blocks = (of.output.numel() + THREADS - 1) / THREADS;
   TORCH_CHECK(blocks < (int64_t(1) << 31), "rois are too many for one call: ", blocks, " blocks");
-  pool_unstaged<scalar_t, coord_t>
-      <<<static_cast<unsigned>(blocks), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-          of.features.template const_data_ptr<scalar_t>(), of.rois.template const_data_ptr<coord_t>(),
-          of.rois.size(0), of.features.size(0), of.features.size(1), of.features.size(2), of.bins,
-          Parts<coord_t>(of.bins), of.scale, of.with_argmax(),
-          of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int>());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  with_positions(of.argmax.scalar_type(), [&](auto place) {
+    using place_t = decltype(place);
+    pool_unstaged<scalar_t, coord_t, place_t>
+        <<<static_cast<unsigned>(blocks), THREADS, 0, c10::cuda::getCurrentCUDAStream()>>>(
+            of.features.template const_data_ptr<scalar_t>(), of.rois.template const_data_ptr<coord_t>(),
+            of.rois.size(0), of.features.size(0), of.features.size(1), of.features.size(2), of.bins,
+            Parts<coord_t>(of.bins), of.scale, of.with_argmax(),
+            of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<place_t>());
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  });
 }
 
 template <typename scalar_t, int TILE, int WIDTH, bool PLACES>
@@ -446,12 +451,12 @@ void pool_staged(const Pooling<scalar_t>& of) {
   const auto kernel = of.with_argmax() ? pool_kernel<scalar_t, TILE, 1, true>(together)
                                        : pool_kernel<scalar_t, TILE, 2, false>(together);
   allow_shared(kernel, bytes);
-  launch_early(kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)), THREADS, bytes,
-               stream, of.features.template const_data_ptr<scalar_t>(), static_cast<const Pair*>(pair_data),
-               sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)},
-               static_cast<int>(channels), frames, of.bins,
-               at::cuda::detail::IntDivider<unsigned>(static_cast<unsigned>(groups)),
-               of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int>());
+  launch(kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)), THREADS, bytes, stream,
+         /*early=*/true, of.features.template const_data_ptr<scalar_t>(), static_cast<const Pair*>(pair_data),
+         sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)},
+         static_cast<int>(channels), frames, of.bins,
+         at::cuda::detail::IntDivider<unsigned>(static_cast<unsigned>(groups)),
+         of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int16_t>());
 }
 
 std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& features, const at::Tensor& rois,
@@ -464,8 +469,8 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
   const int64_t count = rois.size(0), batch = features.size(0), channels = features.size(1),
                 frames = features.size(2);
   auto output = at::empty({count, channels, output_size}, features.options());
-  auto argmax =
-      at::empty({with_argmax ? count : 0, channels, output_size}, features.options().dtype(at::kInt));
+  auto argmax = at::empty({with_argmax ? count : 0, channels, output_size},
+                          features.options().dtype(position_type(frames)));
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, features.scalar_type(), "roi_max_pool1d_cuda", [&] {
         using coord_t = at::opmath_type<scalar_t>;
@@ -482,7 +487,8 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
                                            argmax,
                                            static_cast<int>(output_size),
                                            static_cast<coord_t>(spatial_scale)};
-        const bool countable = std::max(count * WIDE_TILE, channels) * output_size < (int64_t(1) << 31);
+        const bool countable = std::max(count * WIDE_TILE, channels) * output_size < (int64_t(1) << 31) &&
+                               position_type(frames) == at::kShort;
         if (countable && Windows<scalar_t, WIDE_TILE>::bytes(frames, with_argmax) <= most_shared()) {
           pool_staged<WIDE_TILE>(pooling);
         } else if (countable && Windows<scalar_t, NARROW_TILE>::bytes(frames, with_argmax) <= most_shared()) {

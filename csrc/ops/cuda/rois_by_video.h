@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "launch_early.h"
 #include "roi_check.h"
 #include "video_tiles.h"
 
@@ -68,6 +69,7 @@ template <typename coord_t>
 __global__ void __launch_bounds__(SORTERS)
     sort_by_video(const coord_t* __restrict__ rois, int64_t count, int64_t batch, int64_t lost,
                   int* __restrict__ order, int* __restrict__ bounds) {
+  let_next_kernel_begin();
   list_rois_of(static_cast<int64_t>(blockIdx.x), rois, count, batch, lost, order, bounds);
 }
 

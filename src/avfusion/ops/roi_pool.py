@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avfusion.ops._extension import register
+from avfusion.ops._extension import extension_status, register
 
 FORWARD = (
     "roi_max_pool1d(Tensor features, Tensor rois, int output_size, float spatial_scale, bool check_rois=True,"
@@ -71,6 +71,11 @@ def roi_max_pool1d(
     return output
 
 
+def position_type(frames: int) -> torch.dtype:
+    """Of the steps where maxima stand: half of what is written with them would be positions in int32."""
+    return torch.int16 if frames <= 2**15 else torch.int32
+
+
 def reference_roi_max_pool1d(
     features: Tensor,
     rois: Tensor,
@@ -79,7 +84,7 @@ def reference_roi_max_pool1d(
     check_rois: bool = True,
     with_argmax: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Forward pass in plain torch: values, and the step (int32) that each was found at (-1: none)."""
+    """Forward pass in plain torch: values, and the step that each was found at (-1: none)."""
     batch, channels, frames = features.shape
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     index = rois[:, 0].long()
@@ -107,7 +112,7 @@ def reference_roi_max_pool1d(
         argmax = torch.where(better, place[..., None], argmax)
     best = torch.where(well_formed[..., None], best, 0)
     argmax = torch.where(well_formed[..., None], argmax, 0)
-    argmax = argmax.to(torch.int32).transpose(1, 2).contiguous()
+    argmax = argmax.to(position_type(frames)).transpose(1, 2).contiguous()
     output = best.transpose(1, 2).to(features.dtype).contiguous()
     return output, argmax if with_argmax else argmax[:0].clone()
 
@@ -120,7 +125,7 @@ def reference_roi_max_pool1d_backward(
     `spatial_scale` tells the CUDA kernel, with the rois, which bins may have their maximum where.
     """
     count, channels, bins = grad.shape
-    place = rois[:, 0].long()[:, None, None] * frames + argmax
+    place = rois[:, 0].long()[:, None, None] * frames + argmax.long()
     taken = argmax >= 0
     place = torch.where(taken, place, 0).transpose(0, 1).reshape(channels, count * bins)
     values = torch.where(taken, grad, 0).transpose(0, 1).reshape(channels, count * bins)
@@ -138,7 +143,8 @@ def _fake(
     with_argmax: bool = True,
 ) -> tuple[Tensor, Tensor]:
     shape = (features.shape[1], output_size)
-    argmax = features.new_empty(rois.shape[0] if with_argmax else 0, *shape, dtype=torch.int32)
+    positions = position_type(features.shape[2])
+    argmax = features.new_empty(rois.shape[0] if with_argmax else 0, *shape, dtype=positions)
     return features.new_empty(rois.shape[0], *shape), argmax
 
 
@@ -166,4 +172,5 @@ def _gradient(ctx: Any, grad: Tensor | None, grad_argmax: Tensor | None) -> tupl
 
 register(FORWARD, reference_roi_max_pool1d, _fake)
 register(BACKWARD, reference_roi_max_pool1d_backward, _fake_backward)
-torch.library.register_autograd("avfusion::roi_max_pool1d", _gradient, setup_context=_save)
+if not extension_status().loaded:  # which has it in C++, as Python takes longer than a GPU
+    torch.library.register_autograd("avfusion::roi_max_pool1d", _gradient, setup_context=_save)
