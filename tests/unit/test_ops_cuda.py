@@ -134,8 +134,8 @@ def test_gradients_that_begin_anywhere_in_memory_sanitizer(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("frames", [70, 2_500, 5_000, 30_000, 40_000])
 def test_features_too_long_for_shared_memory_sanitizer(frames: int) -> None:
-    """70 steps have room there, 2,500 and 5,000 in some kernels or with fewer channels, 30,000 never; of 40,000
-    not all can be named in int16."""
+    """70 steps have room there, 2,500 and 5,000 in some kernels or with fewer channels, 30,000 never; 40,000
+    are more than int16 can name."""
     features, rois = rois_and_features(19, frames=frames)
     for compute in (
         lambda d, x: roi_max_pool1d(x, rois.to(d), 8, 0.5),
