@@ -4,7 +4,7 @@
 
 torchvision's `deform_conv2d`, `roi_pool` and `roi_align` stand for the published kernels, which build no
 more. Convolutions and products are measured in full float32 and with TF32, for both sides alike. Times are of
-the GPU alone, as it replays a CUDA graph of a call (msta_conv1d: sums of its kernels, since deform_conv2d
+the GPU alone, as it replays a CUDA graph of calls (msta_conv1d: sums of its kernels, since deform_conv2d
 cannot be captured); the ratio "as called" is of calls from Python, one after the other.
 """
 
@@ -183,20 +183,20 @@ def roi_pool(vision: Any, videos: int) -> Rows:
         ),
     ]
     moved = 4 * (videos * channels * frames + rois.numel()) + 4 * count * channels * bins
-    taken = median_gpu_seconds(lambda: ours(fixed), BUDGET)
+    return [*rows, *bounds(moved, median_gpu_seconds(lambda: ours(fixed), BUDGET))]
+
+
+def bounds(moved: int, taken: float) -> Rows:
+    """Shares of the rate at which much memory is copied, and of the time to copy so many bytes."""
     rate = bandwidth()
+    source = torch.empty(moved // 8, device="cuda")
+    target = torch.empty_like(source)
+    copied = median_gpu_seconds(lambda: target.copy_(source), BUDGET)
     remark = f"{moved / 1e6:.1f} MB at least, {moved / taken / 1e9:.0f} of {rate / 1e9:.0f} GB/s copied"
-    share = f"{moved / rate / taken:.0%} of the bound"
-    bound = [
-        "... bound by bandwidth",
-        "device copy",
-        seconds(moved / rate),
-        seconds(taken),
-        share,
-        "",
-        remark,
+    return [
+        [case, "device copy", seconds(bound), seconds(taken), f"{bound / taken:.0%} of the bound", "", remark]
+        for case, bound in (("... bound by bandwidth", moved / rate), ("... a copy of as many bytes", copied))
     ]
-    return [*rows, bound]
 
 
 def align(vision: Any, samples: int) -> Rows:

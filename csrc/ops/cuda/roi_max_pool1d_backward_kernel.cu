@@ -26,36 +26,45 @@ namespace {
 constexpr int LANES = 32;  // channels of a block
 constexpr int SPAN = 64;   // steps of a block
 constexpr int MOST_WARPS = 8;
-constexpr int LISTED = 1024;  // rois that a block looks at together
-constexpr int QUAD = 4;       // neighbouring bins that a lane reads at once
-constexpr int HELD = 8;       // bins that a lane has on their way
+constexpr int LOOKED_AT = 4;                         // rois that a thread looks at together
+constexpr int LISTED = MOST_WARPS * 32 * LOOKED_AT;  // and a block
+constexpr int HELD = 8, QUAD = 4;  // bins that a lane reads together; the latter where they are fewer
 
 template <typename value_t, int COUNT>
 struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
   value_t value[COUNT];
 };
 
-// Collective: which of the rois [base, base + LISTED) of a video, below `end`, reach steps [start, start +
+// Collective: which of the next rois of a video, from `base` on and below `end`, reach steps [start, start +
 // SPAN); in the order of the video. Returns how many they are.
 template <typename acc_t>
 __device__ int list_rois(const acc_t* __restrict__ rois, const RoiOrder& order, int base, int end, int bins,
                          Parts<acc_t> divided, acc_t scale, int frames, int start, int* list, int* of_warp) {
-  const int per_thread = LISTED / static_cast<int>(blockDim.x);
-  const int begin = base + static_cast<int>(threadIdx.x) * per_thread;
+  const int begin = base + static_cast<int>(threadIdx.x) * LOOKED_AT;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  unsigned mine = 0;  // bit by bit
-#pragma unroll 4
-  for (int k = 0; k < per_thread; ++k) {
-    if (begin + k < end) {
-      const int64_t r = order.roi(begin + k);
-      const Roi<acc_t> roi(rois[3 * r + 1], rois[3 * r + 2], scale, divided);
-      // A malformed one has its maxima at step 0, see the CPU kernel.
-      const int first = roi.malformed() ? 0 : roi.first(0, frames),
-                last = roi.malformed() ? 1 : roi.last(bins - 1, frames);
-      mine |= static_cast<unsigned>(first < last && first < start + SPAN && last > start) << k;
-    }
+  int own[LOOKED_AT];
+  acc_t from[LOOKED_AT], to[LOOKED_AT];
+#pragma unroll
+  for (int k = 0; k < LOOKED_AT; ++k) {
+    own[k] = order.roi(min(begin + k, end - 1));
   }
-  int sum = __popc(mine);  // of this lane and of those before
+#pragma unroll
+  for (int k = 0; k < LOOKED_AT; ++k) {
+    from[k] = rois[3 * static_cast<int64_t>(own[k]) + 1];
+    to[k] = rois[3 * static_cast<int64_t>(own[k]) + 2];
+  }
+  bool mine[LOOKED_AT];
+  int count = 0;
+#pragma unroll
+  for (int k = 0; k < LOOKED_AT; ++k) {
+    const Roi<acc_t> roi(from[k], to[k], scale, divided);
+    // A malformed one has its maxima at step 0, see the CPU kernel.
+    const int first = roi.malformed() ? 0 : roi.first(0, frames),
+              last = roi.malformed() ? 1 : roi.last(bins - 1, frames);
+    mine[k] = begin + k < end && first < last && first < start + SPAN && last > start;
+    count += mine[k];
+  }
+  int sum = count;  // of this lane and of those before
   for (int step = 1; step < 32; step *= 2) {
     const int before = __shfl_up_sync(0xffffffffu, sum, step);
     sum += lane >= step ? before : 0;
@@ -66,42 +75,58 @@ __device__ int list_rois(const acc_t* __restrict__ rois, const RoiOrder& order, 
   }
   __syncthreads();
   const int here = lane < warps ? of_warp[lane] : 0;
-  int place = sum_of_warp(lane < warp ? here : 0) + sum - __popc(mine);
-  for (; mine != 0; mine &= mine - 1) {
-    list[place++] = order.roi(begin + __ffs(static_cast<int>(mine)) - 1);
+  int place = sum_of_warp(lane < warp ? here : 0) + sum - count;
+#pragma unroll
+  for (int k = 0; k < LOOKED_AT; ++k) {
+    if (mine[k]) {
+      list[place++] = own[k];
+    }
   }
   const int found = sum_of_warp(here);
   __syncthreads();
   return found;
 }
 
-// Bins of a lane's channel on their way from memory: of every so many rois of a list all bins, TOGETHER
-// neighbouring ones at once.
+// HELD bins of a lane's channel, TOGETHER neighbouring ones of a roi.
 template <typename scalar_t, typename place_t, int TOGETHER>
 struct Held {
   Some<scalar_t, TOGETHER> grads[HELD / TOGETHER];
   Some<place_t, TOGETHER> steps[HELD / TOGETHER];
+
+  // Adds those of steps [start, start + SPAN) to the sums of the lane.
+  template <typename acc_t>
+  __device__ __forceinline__ void add(int start, acc_t* sums) const {
+#pragma unroll
+    for (int k = 0; k < HELD / TOGETHER; ++k) {
+#pragma unroll
+      for (int j = 0; j < TOGETHER; ++j) {
+        const auto step = static_cast<unsigned>(static_cast<int>(steps[k].value[j]) - start);
+        if (step < SPAN) {
+          sums[step * LANES] += static_cast<acc_t>(grads[k].value[j]);
+        }
+      }
+    }
+  }
 };
 
-// Where a warp is in its rois.
+// Reads the bins of every so many rois of a list, one roi after the other.
 template <typename scalar_t, typename place_t, int TOGETHER>
 struct Reader {
-  const scalar_t* grad;  // of the lane's channel in the first roi
+  const scalar_t* grad;  // of the lane's channel in the first roi of all
   const place_t* argmax;
   int64_t of_roi;  // numbers
   const int* list;
   int found, every, bins;
   int place, bin = 0;
-  bool active;
 
-  __device__ __forceinline__ bool done() const {
-    return place >= found;
-  }
-
-  __device__ __forceinline__ void read(Held<scalar_t, place_t, TOGETHER>& held) {
+  // Whether there were any; those that are not there have no step.
+  __device__ __forceinline__ bool read(Held<scalar_t, place_t, TOGETHER>& held) {
+    if (place >= found) {
+      return false;
+    }
 #pragma unroll
     for (int k = 0; k < HELD / TOGETHER; ++k) {
-      if (done() || !active) {
+      if (k > 0 && place >= found) {
 #pragma unroll
         for (int j = 0; j < TOGETHER; ++j) {
           held.steps[k].value[j] = -1;
@@ -117,6 +142,7 @@ struct Reader {
         place += every;
       }
     }
+    return true;
   }
 };
 
@@ -140,30 +166,23 @@ __global__ void __launch_bounds__(MOST_WARPS * 32)
     sums[t * LANES] = 0;
   }
   wait_for_previous_kernel();
-  const int end = order.end(video);
-  for (int base = order.begin(video); base < end; base += LISTED) {
+  const int64_t before =
+      (channel + min(lane, here - 1)) * bins;  // lanes without a channel repeat the last one
+  const int end = order.end(video), together = blockDim.x * LOOKED_AT;
+  for (int base = order.begin(video); base < end; base += together) {
     const int found = list_rois(rois, order, base, end, bins, divided, scale, frames, start, list, of_warp);
-    const int64_t before = (channel + lane) * bins;
     Reader<scalar_t, place_t, TOGETHER> reader{
-        grad + before, argmax + before, channels * bins, list, found, warps, bins, warp, 0, lane < here};
-    Held<scalar_t, place_t, TOGETHER> held, next;
-    reader.read(held);
-    for (bool more = warp < found; more;) {
-      more = !reader.done() && reader.active;
-      if (more) {  // on its way while this one is added
-        reader.read(next);
+        grad + before, argmax + before, channels * bins, list, found, warps, bins, warp};
+    Held<scalar_t, place_t, TOGETHER> held, next;  // one is added while the other is on its way
+    bool more = reader.read(held);
+    while (more) {
+      more = reader.read(next);
+      held.add(start, sums);
+      if (!more) {
+        break;
       }
-#pragma unroll
-      for (int k = 0; k < HELD / TOGETHER; ++k) {
-#pragma unroll
-        for (int j = 0; j < TOGETHER; ++j) {
-          const auto step = static_cast<unsigned>(static_cast<int>(held.steps[k].value[j]) - start);
-          if (step < SPAN) {
-            sums[step * LANES] += static_cast<acc_t>(held.grads[k].value[j]);
-          }
-        }
-      }
-      held = next;
+      more = reader.read(held);
+      next.add(start, sums);
     }
   }
   __syncthreads();
@@ -186,10 +205,22 @@ __global__ void __launch_bounds__(MOST_WARPS * 32)
   }
 }
 
-// Whether `TOGETHER` neighbouring numbers can be read at once from every such place of a tensor.
-bool readable_together(const at::Tensor& tensor, int64_t bins) {
-  return bins % QUAD == 0 &&
-         reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % (QUAD * tensor.element_size()) == 0;
+template <typename scalar_t, typename place_t, typename acc_t>
+auto gather_kernel(int64_t together) {
+  return together == HELD   ? gather<scalar_t, acc_t, place_t, HELD>
+         : together == QUAD ? gather<scalar_t, acc_t, place_t, QUAD>
+                            : gather<scalar_t, acc_t, place_t, 1>;
+}
+
+// How many neighbouring bins can be read at once from every such place of a tensor.
+int64_t readable_together(const at::Tensor& tensor, int64_t bins) {
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  for (const int64_t together : {HELD, QUAD}) {
+    if (bins % together == 0 && begin % std::min<int64_t>(16, together * tensor.element_size()) == 0) {
+      return together;
+    }
+  }
+  return 1;
 }
 
 template <typename scalar_t, typename place_t>
@@ -210,9 +241,8 @@ void launch_gather(const at::Tensor& grad, const at::Tensor& argmax, const at::T
   if (batch > 1) {
     sorted = rois_by_video<acc_t>(table, batch, /*lost=*/0);
   }
-  const auto kernel = readable_together(grad, bins) && readable_together(argmax, bins)
-                          ? gather<scalar_t, acc_t, place_t, QUAD>
-                          : gather<scalar_t, acc_t, place_t, 1>;
+  const auto kernel = gather_kernel<scalar_t, place_t, acc_t>(
+      std::min(readable_together(grad, bins), readable_together(argmax, bins)));
   allow_shared(kernel, bytes());
   launch(kernel, static_cast<unsigned>(blocks), warps * 32, bytes(), c10::cuda::getCurrentCUDAStream(),
          /*early=*/sorted.has_value(), grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<place_t>(),

@@ -18,6 +18,7 @@
 #include <cmath>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 
 #include "../roi_max_pool1d.h"
 #include "launch_early.h"
@@ -42,11 +43,16 @@ struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some
 template <typename value_t>
 using Quad = Some<value_t, QUAD>;
 
-// Places in shared memory: the windows, (level, frames), and behind them what bins without a window give.
+// Places in shared memory: the windows, (level, step), and behind them what bins without a window give.
 enum class Special { EMPTY, MALFORMED, MISSING, COUNT };
 
+// The windows of a level. Behind the last step stand a few that no bin has, so that none needs a bound.
+__host__ __device__ __forceinline__ int level_size(int frames) {
+  return frames + WIDEST - 1;
+}
+
 __host__ __device__ __forceinline__ int place_of(Special kind, int frames) {
-  return LEVELS * frames + static_cast<int>(kind);
+  return LEVELS * level_size(frames) + static_cast<int>(kind);
 }
 
 // The first and the last window of a bin, which are of one level: their places as bytes in shared memory.
@@ -72,7 +78,7 @@ struct Windows {
   }
 
   static int64_t bytes(int64_t frames, bool with_codes) {
-    const int64_t places = LEVELS * frames + static_cast<int64_t>(Special::COUNT);
+    const int64_t places = LEVELS * (frames + WIDEST - 1) + static_cast<int64_t>(Special::COUNT);
     return places * (STRIDE + (with_codes ? sizeof(int) : 0));
   }
 
@@ -117,27 +123,41 @@ __device__ __forceinline__ bool keep_larger(scalar_t& best, scalar_t other) {
   }
 }
 
-// Collective: fills the windows of `here` channels. True if a value is among them for which the next lower
-// number is not lower: NaN, infinity, or a huge one, which the published code treats in ways of its own.
+// Whether the next lower number may not be lower: NaN, infinity, or a huge one, which the published code
+// treats in ways of its own.
+template <typename coord_t>
+__device__ __forceinline__ bool is_odd(coord_t value) {
+  constexpr coord_t HUGE_ONE = std::is_same_v<coord_t, double> ? coord_t(int64_t(1) << 52) : coord_t(1 << 23);
+  return !(::fabs(value) < HUGE_ONE);
+}
+
+// Collective: fills the windows of `here` channels; __syncthreads before they are used. True if an odd value
+// is among them.
 template <bool PLACES, int TILE, typename scalar_t>
 __device__ bool fill(const scalar_t* __restrict__ rows, int here, int frames,
                      const Windows<scalar_t, TILE>& windows) {
-  using coord_t = at::opmath_type<scalar_t>;
   constexpr int QUADS = TILE / QUAD;  // threads of a step
   const int which = threadIdx.x % QUADS, begin = threadIdx.x / QUADS, together = blockDim.x / QUADS;
+  const int size = level_size(frames);
+  unsigned row[QUAD];  // channels that are not there hold what the last one holds
+#pragma unroll
+  for (int c = 0; c < QUAD; ++c) {
+    row[c] = min(which * QUAD + c, here - 1) * static_cast<unsigned>(frames);
+  }
   bool odd = false;
-  rows += which * QUAD * static_cast<int64_t>(frames);
-  for (int t = begin; t < frames; t += together) {
+#pragma unroll 2
+  for (int t = begin; t < size; t += together) {
+    const unsigned step = min(t, frames - 1);
     Quad<scalar_t> quad;
 #pragma unroll
     for (int c = 0; c < QUAD; ++c) {
-      quad.value[c] = which * QUAD + c < here ? rows[c * static_cast<int64_t>(frames) + t] : scalar_t(0);
-      const auto value = static_cast<coord_t>(quad.value[c]);
-      odd |= !(value - coord_t(1) < value);
+      quad.value[c] = rows[row[c] + step];
+      odd |= is_odd(static_cast<at::opmath_type<scalar_t>>(quad.value[c]));
     }
     windows.quad(t, which) = quad;
   }
   if (begin < static_cast<int>(Special::COUNT)) {
+    using coord_t = at::opmath_type<scalar_t>;
     const bool missing = begin == static_cast<int>(Special::MISSING);
     const bool malformed = begin == static_cast<int>(Special::MALFORMED);
     const auto value = static_cast<scalar_t>(missing ? static_cast<coord_t>(NAN) : coord_t(0));
@@ -149,11 +169,9 @@ __device__ bool fill(const scalar_t* __restrict__ rows, int here, int frames,
   }
   odd = __syncthreads_or(odd);
   for (int t = begin; t < frames; t += together) {
-    Quad<scalar_t> pair = windows.quad(t, which);
-    const Quad<scalar_t> second = windows.quad(t + 1 < frames ? t + 1 : t, which);
-    Quad<scalar_t> upper =
-        windows.quad(t + 2 < frames ? t + 2 : t, which);  // windows beyond the end are not read
-    const Quad<scalar_t> last = windows.quad(t + 3 < frames ? t + 3 : t, which);
+    const Quad<scalar_t>* steps = &windows.quad(t, which);
+    Quad<scalar_t> pair = steps[0], upper = steps[2 * QUADS];
+    const Quad<scalar_t> second = steps[QUADS], last = steps[3 * QUADS];
     unsigned pairs = 0, fours = 0;
     Quad<scalar_t> four;
 #pragma unroll
@@ -165,15 +183,14 @@ __device__ bool fill(const scalar_t* __restrict__ rows, int here, int frames,
       pairs |= in_pair << 2 * c;
       fours |= (later ? 2 + in_upper : in_pair) << 2 * c;
     }
-    windows.quad(frames + t, which) = pair;
-    windows.quad(2 * frames + t, which) = four;
+    windows.quad(size + t, which) = pair;
+    windows.quad(2 * size + t, which) = four;
     if (PLACES) {
       windows.set_code(t, which, t, 0);
-      windows.set_code(frames + t, which, t, pairs);
-      windows.set_code(2 * frames + t, which, t, fours);
+      windows.set_code(size + t, which, t, pairs);
+      windows.set_code(2 * size + t, which, t, fours);
     }
   }
-  __syncthreads();
   return odd;
 }
 
@@ -198,7 +215,7 @@ __global__ void __launch_bounds__(THREADS)
   const Roi<coord_t> roi(rois[3 * r + 1], rois[3 * r + 2], scale, divided);
   const int first = roi.first(b, frames), steps = roi.last(b, frames) - first;
   const int level = steps >= 4 ? 2 : steps >= 2 ? 1 : 0;
-  int from = level * frames + first, to = from + steps - (1 << level);
+  int from = level * level_size(frames) + first, to = from + steps - (1 << level);
   if (names_no_video(rois[3 * r], batch)) {
     from = to = place_of(Special::MISSING, frames);
   } else if (roi.malformed()) {
@@ -240,7 +257,8 @@ __device__ __noinline__ Maximum<scalar_t> find_slowly(Windows<scalar_t, TILE> wi
                                                       int frames, bool odd) {
   constexpr unsigned STRIDE = Windows<scalar_t, TILE>::STRIDE;
   const unsigned last = pair.last & ~LONG;
-  const int place = static_cast<int>(pair.first / STRIDE), level = place / frames, before = level * frames;
+  const int place = static_cast<int>(pair.first / STRIDE), level = place / level_size(frames),
+            before = level * level_size(frames);
   if (odd && level < LEVELS) {
     const auto* column = reinterpret_cast<const scalar_t*>(windows.values) + channel;
     return find_step_by_step(column, TILE, place - before,
@@ -302,15 +320,24 @@ __global__ void __launch_bounds__(THREADS, 2)
   const int begin = order.begin(video);
   const unsigned per_roi = TILE / WIDTH * grouped.divisor, items = (order.end(video) - begin) * per_roi;
   const unsigned of_roi = channels * bins;
-  for (unsigned i = blockIdx.y * blockDim.x + threadIdx.x; i < items; i += gridDim.y * blockDim.x) {
-    const auto split = grouped.divmod(i);
-    const unsigned place = split.div / (TILE / WIDTH), r = order.roi(begin + static_cast<int>(place));
-    const int c = static_cast<int>(split.div % (TILE / WIDTH)) * WIDTH,
-              bin = static_cast<int>(split.mod) * BINS;
-    Pair own[BINS];
+  Pair own[BINS];
+  unsigned r = 0;
+  int c = 0, bin = 0;
+  const auto begin_item = [&](unsigned i) {
+    if (i < items) {
+      const auto split = grouped.divmod(i);
+      r = order.roi(begin + static_cast<int>(split.div / (TILE / WIDTH)));
+      c = static_cast<int>(split.div % (TILE / WIDTH)) * WIDTH;
+      bin = static_cast<int>(split.mod) * BINS;
+      read_pairs(pairs + (r * bins + bin), own);
+    }
+  };
+  unsigned i = blockIdx.y * blockDim.x + threadIdx.x;
+  begin_item(i);  // on its way while others still fill windows
+  __syncthreads();
+  while (i < items) {
     scalar_t values[WIDTH][BINS];
     int16_t steps[WIDTH][BINS];
-    read_pairs(pairs + (r * bins + bin), own);
     bool slowly = odd;
 #pragma unroll
     for (int b = 0; b < BINS; ++b) {
@@ -343,9 +370,12 @@ __global__ void __launch_bounds__(THREADS, 2)
       }
     }
     const uint64_t to = static_cast<uint64_t>(r) * of_roi + ((channel + c) * bins + bin);
+    const int valid = here - c;
+    i += gridDim.y * blockDim.x;
+    begin_item(i);
 #pragma unroll
     for (int w = 0; w < WIDTH; ++w) {
-      if (c + w < here) {
+      if (w < valid) {
         write_together(output + to + w * bins, values[w]);
         if (PLACES) {
           write_together(argmax + to + w * bins, steps[w]);
