@@ -441,3 +441,39 @@ def test_cuda_graphs_capture_them() -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("videos", [1, 3])
+@pytest.mark.parametrize("before", ["nothing", "copy", "kernel", "two streams"])
+def test_pooling_is_captured_after_anything(before: str, videos: int) -> None:
+    """Its kernels may begin before the previous one has ended, which a graph must know of."""
+    features, rois = rois_and_features(40, frames=300, count=2_000)
+    x, table = features[:videos].cuda(), rois.float().cuda()
+    table[:, 0] = table[:, 0] % videos
+    side = torch.cuda.Stream()
+
+    def pooled() -> list[Tensor]:
+        y = x
+        if before == "copy":
+            y = x.clone()
+        elif before == "kernel":
+            y = x * 2
+        elif before == "two streams":
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                y = (x * 2).sin()
+            x.cos()
+            torch.cuda.current_stream().wait_stream(side)
+        found: list[Tensor] = []
+        for _ in range(3):
+            output, argmax = OPS.roi_max_pool1d(y, table, 8, 0.5)
+            y = OPS.roi_max_pool1d_backward(output, argmax, table, 0.5, *x.shape[::2])
+            found += [output, argmax, y]
+        return found
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = pooled()
+    x.copy_(x.flip(2))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(got, pooled(), strict=True))

@@ -1,6 +1,6 @@
-// A kernel that begins while the previous one of its stream is still running, where the device can (compute
-// capability 9.0): it must wait before it reads what that one writes. The previous one says when it may
-// begin.
+// A kernel that may begin before the previous one of its stream has ended, where the device can (compute
+// capability 9.0): it must wait before it reads what any kernel before it writes, or writes what they read.
+// The previous one can say that it may begin at once, and then must have waited for the one before it itself.
 #pragma once
 
 #include <c10/cuda/CUDAException.h>
@@ -23,23 +23,22 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #endif
 }
 
-// Not `early`, it is launched as any other.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t bytes, cudaStream_t stream,
-            bool early, Arguments... arguments) {
+void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, int64_t bytes, cudaStream_t stream,
+                  Arguments... arguments) {
   int major = 0;
   C10_CUDA_CHECK(
       cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c10::cuda::current_device()));
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = early && major >= 9 ? 1 : 0;
+  config.attrs = &early;
+  config.numAttrs = major >= 9 ? 1 : 0;
   C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
 }
 

@@ -155,7 +155,8 @@ __global__ void __launch_bounds__(MOST_WARPS * 32)
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ int list[LISTED], of_warp[MOST_WARPS];
   auto* all = reinterpret_cast<acc_t*>(memory);  // (warps, SPAN, LANES)
-  const int64_t tiles = (channels + LANES - 1) / LANES, tile = blockIdx.x / parts, video = tile / tiles;
+  const auto tiles = static_cast<unsigned>((channels + LANES - 1) / LANES);
+  const unsigned tile = blockIdx.x / parts, video = tile / tiles;
   const int64_t channel = tile % tiles * LANES;
   const int here = static_cast<int>(channels - channel < LANES ? channels - channel : LANES);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -244,12 +245,12 @@ void launch_gather(const at::Tensor& grad, const at::Tensor& argmax, const at::T
   const auto kernel = gather_kernel<scalar_t, place_t, acc_t>(
       std::min(readable_together(grad, bins), readable_together(argmax, bins)));
   allow_shared(kernel, bytes());
-  launch(kernel, static_cast<unsigned>(blocks), warps * 32, bytes(), c10::cuda::getCurrentCUDAStream(),
-         /*early=*/sorted.has_value(), grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<place_t>(),
-         table.template const_data_ptr<acc_t>(),
-         sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)}, channels,
-         static_cast<int>(frames), static_cast<int>(parts), static_cast<int>(bins), Parts<acc_t>(bins),
-         static_cast<acc_t>(scale), output.mutable_data_ptr<scalar_t>());
+  launch_early(kernel, static_cast<unsigned>(blocks), warps * 32, bytes(), c10::cuda::getCurrentCUDAStream(),
+               grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<place_t>(),
+               table.template const_data_ptr<acc_t>(),
+               sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)}, channels,
+               static_cast<int>(frames), static_cast<int>(parts), static_cast<int>(bins), Parts<acc_t>(bins),
+               static_cast<acc_t>(scale), output.mutable_data_ptr<scalar_t>());
 }
 
 at::Tensor roi_max_pool1d_backward_cuda(const at::Tensor& grad, const at::Tensor& argmax,

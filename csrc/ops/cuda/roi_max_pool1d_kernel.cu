@@ -29,11 +29,14 @@
 namespace avfusion::ops {
 namespace {
 
+using Divider = at::cuda::detail::IntDivider<unsigned>;
+
 constexpr int THREADS = 1024;
 constexpr int LEVELS = 3;  // windows of 1, 2 and 4 steps
 constexpr int WIDEST = 1 << (LEVELS - 1);
-constexpr int QUAD = 4;                        // channels or bins that lie together
-constexpr int WIDE_TILE = 8, NARROW_TILE = 4;  // channels of a block, the latter of long features
+constexpr int QUAD = 4;                         // channels or bins that lie together
+constexpr int WIDE_TILE = 8, NARROW_TILE = 4;   // channels of a block, the latter of long features or few
+constexpr int64_t MOST_VIDEOS = (1 << 16) - 1;  // of a grid
 
 template <typename value_t, int COUNT>
 struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
@@ -201,6 +204,7 @@ __global__ void __launch_bounds__(THREADS)
     find_windows(const coord_t* __restrict__ rois, int64_t count, int64_t batch, int frames, int bins,
                  Parts<coord_t> divided, coord_t scale, unsigned stride, Pair* __restrict__ pairs,
                  int* __restrict__ order, int* __restrict__ bounds) {
+  wait_for_previous_kernel();
   let_next_kernel_begin();
   const int64_t sorters = order == nullptr ? 0 : batch;
   if (blockIdx.x < sorters) {
@@ -303,16 +307,15 @@ __device__ __forceinline__ void write_together(value_t* to, const value_t (&valu
 }
 
 // features (batch, channels, frames) -> output, argmax (rois, channels, bins), the latter only with PLACES.
-// Block (TILE channels of a video, part of its rois); a thread has BINS bins of a roi and WIDTH channels, and
+// Block (TILE channels, part of the rois, video); a thread has BINS bins of a roi and WIDTH channels, and
 // `grouped` says how many threads share those channels.
 template <typename scalar_t, int TILE, int BINS, int WIDTH, bool PLACES>
 __global__ void __launch_bounds__(THREADS, 2)
-    pool(const scalar_t* __restrict__ features, const Pair* __restrict__ pairs, RoiOrder order, int channels,
-         int frames, int bins, at::cuda::detail::IntDivider<unsigned> grouped, scalar_t* __restrict__ output,
-         int16_t* __restrict__ argmax) {
+    pool_windows(const scalar_t* __restrict__ features, const Pair* __restrict__ pairs, RoiOrder order,
+                 int channels, int frames, int bins, Divider grouped, scalar_t* __restrict__ output,
+                 int16_t* __restrict__ argmax) {
   extern __shared__ __align__(16) unsigned char shared[];
-  const int tiles = (channels + TILE - 1) / TILE, video = blockIdx.x / tiles;
-  const int channel = blockIdx.x % tiles * TILE, here = min(channels - channel, TILE);
+  const int video = blockIdx.z, channel = blockIdx.x * TILE, here = min(channels - channel, TILE);
   const Windows<scalar_t, TILE> windows(shared, frames);
   const bool odd = fill<PLACES>(features + (static_cast<int64_t>(video) * channels + channel) * frames, here,
                                 frames, windows);
@@ -372,7 +375,9 @@ __global__ void __launch_bounds__(THREADS, 2)
     const uint64_t to = static_cast<uint64_t>(r) * of_roi + ((channel + c) * bins + bin);
     const int valid = here - c;
     i += gridDim.y * blockDim.x;
-    begin_item(i);
+    if (!PLACES) {  // else the registers are too few
+      begin_item(i);
+    }
 #pragma unroll
     for (int w = 0; w < WIDTH; ++w) {
       if (w < valid) {
@@ -381,6 +386,9 @@ __global__ void __launch_bounds__(THREADS, 2)
           write_together(argmax + to + w * bins, steps[w]);
         }
       }
+    }
+    if (PLACES) {
+      begin_item(i);
     }
   }
 }
@@ -449,8 +457,8 @@ void pool_where_they_are(const Pooling<scalar_t>& of) {
 
 template <typename scalar_t, int TILE, int WIDTH, bool PLACES>
 auto pool_kernel(int together) {
-  return together == QUAD ? pool<scalar_t, TILE, QUAD, WIDTH, PLACES>
-                          : pool<scalar_t, TILE, 1, WIDTH, PLACES>;
+  return together == QUAD ? pool_windows<scalar_t, TILE, QUAD, WIDTH, PLACES>
+                          : pool_windows<scalar_t, TILE, 1, WIDTH, PLACES>;
 }
 
 template <int TILE, typename scalar_t>
@@ -466,27 +474,43 @@ void pool_staged(const Pooling<scalar_t>& of) {
     sorted.emplace(of.rois, batch);
   }
   const int64_t finders = (count * of.bins + THREADS - 1) / THREADS + (sorted ? batch : 0);
-  const int64_t blocks = batch * ((channels + TILE - 1) / TILE);
-  TORCH_CHECK(blocks < (int64_t(1) << 31), "features are too many for one call: ", blocks, " blocks");
-  find_windows<coord_t><<<static_cast<unsigned>(finders), THREADS, 0, stream>>>(
-      of.rois.template const_data_ptr<coord_t>(), count, batch, frames, of.bins, Parts<coord_t>(of.bins),
-      of.scale, Windows<scalar_t, TILE>::STRIDE, pair_data,
-      sorted ? sorted->order.mutable_data_ptr<int>() : nullptr,
-      sorted ? sorted->bounds.mutable_data_ptr<int>() : nullptr);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_early(find_windows<coord_t>, static_cast<unsigned>(finders), THREADS, 0, stream,
+               of.rois.template const_data_ptr<coord_t>(), count, batch, frames, of.bins,
+               Parts<coord_t>(of.bins), of.scale, Windows<scalar_t, TILE>::STRIDE, pair_data,
+               sorted ? sorted->order.mutable_data_ptr<int>() : nullptr,
+               sorted ? sorted->bounds.mutable_data_ptr<int>() : nullptr);
   const int together = of.bins % QUAD == 0 ? QUAD : 1, groups = of.bins / together;
   const int64_t bytes = Windows<scalar_t, TILE>::bytes(frames, of.with_argmax());
-  const int64_t parts = parts_for(blocks, 2, (count / batch * groups * TILE + THREADS - 1) / THREADS);
+  const int64_t tiles = (channels + TILE - 1) / TILE;
+  const int64_t parts = parts_for(batch * tiles, 2, (count / batch * groups * TILE + THREADS - 1) / THREADS);
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts), static_cast<unsigned>(batch));
   // With positions the registers are too few for two channels.
   const auto kernel = of.with_argmax() ? pool_kernel<scalar_t, TILE, 1, true>(together)
                                        : pool_kernel<scalar_t, TILE, 2, false>(together);
   allow_shared(kernel, bytes);
-  launch(kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts)), THREADS, bytes, stream,
-         /*early=*/true, of.features.template const_data_ptr<scalar_t>(), static_cast<const Pair*>(pair_data),
-         sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)},
-         static_cast<int>(channels), frames, of.bins,
-         at::cuda::detail::IntDivider<unsigned>(static_cast<unsigned>(groups)),
-         of.output.template mutable_data_ptr<scalar_t>(), of.argmax.template mutable_data_ptr<int16_t>());
+  launch_early(kernel, grid, THREADS, bytes, stream, of.features.template const_data_ptr<scalar_t>(),
+               static_cast<const Pair*>(pair_data),
+               sorted ? sorted->view() : RoiOrder{nullptr, nullptr, static_cast<int>(count)},
+               static_cast<int>(channels), frames, of.bins, Divider(static_cast<unsigned>(groups)),
+               of.output.template mutable_data_ptr<scalar_t>(),
+               of.argmax.template mutable_data_ptr<int16_t>());
+}
+
+template <typename scalar_t>
+void pool(const Pooling<scalar_t>& of) {
+  const int64_t batch = of.features.size(0), channels = of.features.size(1), frames = of.features.size(2);
+  const auto fits = [&](int64_t bytes) { return bytes <= most_shared(); };
+  const bool countable = std::max(of.rois.size(0) * WIDE_TILE, channels) * of.bins < (int64_t(1) << 31) &&
+                         position_type(frames) == at::kShort && batch <= MOST_VIDEOS;
+  // Where blocks are few, several would fill the same windows.
+  const bool few = batch * channels < WIDE_TILE * multiprocessors();
+  if (countable && !few && fits(Windows<scalar_t, WIDE_TILE>::bytes(frames, of.with_argmax()))) {
+    pool_staged<WIDE_TILE>(of);
+  } else if (countable && fits(Windows<scalar_t, NARROW_TILE>::bytes(frames, of.with_argmax()))) {
+    pool_staged<NARROW_TILE>(of);
+  } else {
+    pool_where_they_are(of);
+  }
 }
 
 std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& features, const at::Tensor& rois,
@@ -517,15 +541,7 @@ std::tuple<at::Tensor, at::Tensor> roi_max_pool1d_cuda(const at::Tensor& feature
                                            argmax,
                                            static_cast<int>(output_size),
                                            static_cast<coord_t>(spatial_scale)};
-        const bool countable = std::max(count * WIDE_TILE, channels) * output_size < (int64_t(1) << 31) &&
-                               position_type(frames) == at::kShort;
-        if (countable && Windows<scalar_t, WIDE_TILE>::bytes(frames, with_argmax) <= most_shared()) {
-          pool_staged<WIDE_TILE>(pooling);
-        } else if (countable && Windows<scalar_t, NARROW_TILE>::bytes(frames, with_argmax) <= most_shared()) {
-          pool_staged<NARROW_TILE>(pooling);
-        } else {
-          pool_where_they_are(pooling);
-        }
+        pool(pooling);
       });
   return {output, argmax};
 }

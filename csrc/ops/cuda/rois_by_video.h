@@ -69,6 +69,7 @@ template <typename coord_t>
 __global__ void __launch_bounds__(SORTERS)
     sort_by_video(const coord_t* __restrict__ rois, int64_t count, int64_t batch, int64_t lost,
                   int* __restrict__ order, int* __restrict__ bounds) {
+  wait_for_previous_kernel();
   let_next_kernel_begin();
   list_rois_of(static_cast<int64_t>(blockIdx.x), rois, count, batch, lost, order, bounds);
 }
@@ -112,10 +113,9 @@ struct OrderMemory {
 template <typename coord_t>
 OrderMemory rois_by_video(const at::Tensor& table, int64_t batch, int64_t lost) {
   OrderMemory memory(table, batch);
-  sort_by_video<<<static_cast<unsigned>(batch), SORTERS, 0, c10::cuda::getCurrentCUDAStream()>>>(
-      table.const_data_ptr<coord_t>(), table.size(0), batch, lost, memory.order.mutable_data_ptr<int>(),
-      memory.bounds.mutable_data_ptr<int>());
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_early(sort_by_video<coord_t>, static_cast<unsigned>(batch), SORTERS, 0,
+               c10::cuda::getCurrentCUDAStream(), table.const_data_ptr<coord_t>(), table.size(0), batch, lost,
+               memory.order.mutable_data_ptr<int>(), memory.bounds.mutable_data_ptr<int>());
   return memory;
 }
 
