@@ -21,10 +21,13 @@ SCHEMAS = ROOT / "config" / "schemas"
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips of five seconds, one of which is broken."""
+    """Six clips of five seconds, one of which is broken, and one described in another encoding than UTF-8."""
     folder = tmp_path_factory.mktemp("clips")
     for k in range(5):
         render(folder / f"clip{k}.mp4", 5.0, k)
+    content = (folder / "clip0.mp4").read_bytes()
+    assert b"synthetic" in content
+    (folder / "clip0.mp4").write_bytes(content.replace(b"synthetic", b"synth\xe9tic"))
     (folder / "deep").mkdir()
     (folder / "deep" / "clip5.mp4").write_bytes(b"no video")
     return folder

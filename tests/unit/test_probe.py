@@ -138,11 +138,20 @@ def test_stamps_that_jump_far_are_refused(tmp_path: Path) -> None:
         probe(path)
 
 
-def _noisy(path: Path, seconds: int) -> Path:
+def test_a_title_may_be_in_any_encoding(tmp_path: Path) -> None:
+    path = _noisy(tmp_path / "a.mp4", seconds=1, title="Stra-e")
+    content = path.read_bytes()
+    assert content.count(b"Stra-e") == 1
+    path.write_bytes(content.replace(b"Stra-e", "Straße".encode("latin-1")))
+    assert probe(path).frames == 10
+
+
+def _noisy(path: Path, seconds: int, title: str = "") -> Path:
     """A video of about constant bytes per second whose index stands at the front."""
     import av
 
     with av.open(str(path), "w", options={"movflags": "faststart"}) as out:
+        out.metadata["title"] = title
         video = out.add_stream("mpeg4", rate=10)
         video.width = video.height = 64
         video.pix_fmt = "yuv420p"

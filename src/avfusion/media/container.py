@@ -25,6 +25,8 @@ _FORMATS = (
     "wav,w64,aiff,mp3,aac,flac,ac3,eac3,amr,caf,au,"
 )
 _IMAGES = "image2,bmp_pipe,jpeg_pipe,jpegls_pipe,png_pipe,tiff_pipe,webp_pipe,apng"
+# Titles may be in any encoding. From PyAV 19 on that is never an error, and no argument any more.
+_TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS + _IMAGES}
 
 
@@ -49,7 +51,7 @@ def open_media(path: str | Path) -> Iterator[InputContainer]:
         raise MediaError("the file is empty")
     try:
         # An absolute path cannot be taken for a URL.
-        container = av.open(str(file.absolute()), metadata_errors="replace", options=dict(_OPTIONS))
+        container = av.open(str(file.absolute()), options=dict(_OPTIONS), **_TOLERANT)
     except av.error.FFmpegError as error:
         raise MediaError(_why_not_opened(head, error)) from error
     with container:

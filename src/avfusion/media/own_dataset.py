@@ -15,7 +15,8 @@ import numpy as np
 from avfusion.data.annotations import PAST_END_TOLERANCE, Annotations, examine_annotations
 from avfusion.data.checks import listed, without_annotations, without_files
 from avfusion.data.splitting import TEST, TRAIN, split
-from avfusion.errors import InputError
+from avfusion.errors import InputError, MediaError
+from avfusion.media.container import open_media
 from avfusion.media.listing import SUFFIXES, file_of
 from avfusion.progress import track
 
@@ -143,7 +144,7 @@ def _open_files(result: Survey) -> None:
     for name in track(list(result.annotations.videos), "opening videos", unit="video"):
         path = file_of(name, result.files)
         try:
-            with av.open(str(path)) as container:
+            with open_media(str(path)) as container:
                 if not container.streams.video:
                     broken.append(name)
                     continue
@@ -151,7 +152,7 @@ def _open_files(result: Survey) -> None:
                     result.silent.append(name)
                 if container.duration:
                     result.seconds[name] = container.duration / av.time_base
-        except (av.error.FFmpegError, OSError):
+        except MediaError:
             broken.append(name)
     if broken:
         result.notes.append(f"{len(broken)} files cannot be opened and will be left out: {listed(broken)}")
