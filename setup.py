@@ -10,6 +10,9 @@ needs 2.10. The library's name therefore carries the version of torch that it wa
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +42,25 @@ def warn(problem: object, what: str = "the C++ extension") -> None:
     )
 
 
+def toolkit_libraries(home: str | None) -> list[str]:
+    """Where the CUDA toolkit keeps its libraries, as nvcc says itself.
+
+    torch looks for them beside nvcc, which may be a script that calls another one (modules, compiler caches).
+    """
+    nvcc = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
+    if nvcc is None:
+        return []
+    told = subprocess.run(
+        [nvcc, "--dryrun", "-x", "cu", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    top = re.search(r"^#\$ TOP=(.+)$", told.stderr, re.MULTILINE)
+    folders = [Path(top[1].strip()) / name for name in ("lib64", "lib")] if top else []
+    return sorted({str(folder.resolve()) for folder in folders if folder.is_dir()})
+
+
 def build_arguments(choice: str) -> dict[str, object]:
     """Arguments of ``setup`` that build the extension; none if torch cannot be imported."""
     try:
@@ -55,6 +77,7 @@ def build_arguments(choice: str) -> dict[str, object]:
     def extension(cuda: bool) -> Extension:
         folders = ["csrc/ops", "csrc/ops/cpu", *(["csrc/ops/cuda"] if cuda else [])]
         sources = (path for folder in folders for path in (ROOT / folder).iterdir())
+        libraries = {"library_dirs": toolkit_libraries(CUDA_HOME)} if cuda else {}
         return (CUDAExtension if cuda else CppExtension)(
             name=f"avfusion.ops._C_torch{version}",
             sources=sorted(str(p.relative_to(ROOT)) for p in sources if p.suffix in (".cpp", ".cu")),
@@ -62,6 +85,7 @@ def build_arguments(choice: str) -> dict[str, object]:
             extra_compile_args={"cxx": [*OPTIMISE["cxx"], *OPENMP], "nvcc": list(OPTIMISE["nvcc"])},
             extra_link_args=list(OPENMP),
             py_limited_api=True,  # torch loads it, Python does not import it: one file for every version
+            **libraries,
         )
 
     class Build(BuildExtension):

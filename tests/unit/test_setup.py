@@ -33,6 +33,24 @@ def test_every_source_of_the_cpu_part_is_built(monkeypatch: pytest.MonkeyPatch) 
     assert extension.name.startswith("avfusion.ops._C_torch2")
 
 
+def test_libraries_of_the_toolkit_are_found_behind_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit, home = tmp_path / "cuda-13.0", tmp_path / "local"
+    for folder in (toolkit / "bin", toolkit / "lib64", home / "bin"):
+        folder.mkdir(parents=True)
+    nvcc, script = toolkit / "bin" / "nvcc", home / "bin" / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho '#$ TOP={toolkit}/bin/..' >&2\n")
+    script.write_text(f'#!/bin/sh\nexec {nvcc} "$@"\n')
+    for file in (nvcc, script):
+        file.chmod(0o755)
+    monkeypatch.setattr(setuptools, "setup", lambda: None)
+    monkeypatch.setenv("AVFUSION_BUILD", "none")
+    toolkit_libraries = runpy.run_path(str(ROOT / "setup.py"))["toolkit_libraries"]
+    assert toolkit_libraries(str(home)) == [str(toolkit / "lib64")]
+    assert toolkit_libraries(str(tmp_path)) == toolkit_libraries(None) == []
+
+
 def test_nothing_is_built_when_nothing_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert arguments(monkeypatch, "none") == {}
 

@@ -32,6 +32,11 @@ namespace {
 using Divider = at::cuda::detail::IntDivider<unsigned>;
 
 constexpr int THREADS = 1024;
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ >= 1200 || (__CUDA_ARCH__ > 800 && __CUDA_ARCH__ < 900))
+constexpr int RESIDENT = 1;  // blocks of a multiprocessor, which has room for 1536 threads
+#else
+constexpr int RESIDENT = 2;
+#endif
 constexpr int LEVELS = 3;  // windows of 1, 2 and 4 steps
 constexpr int WIDEST = 1 << (LEVELS - 1);
 constexpr int QUAD = 4;                         // channels or bins that lie together
@@ -310,7 +315,7 @@ __device__ __forceinline__ void write_together(value_t* to, const value_t (&valu
 // Block (TILE channels, part of the rois, video); a thread has BINS bins of a roi and WIDTH channels, and
 // `grouped` says how many threads share those channels.
 template <typename scalar_t, int TILE, int BINS, int WIDTH, bool PLACES>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(THREADS, RESIDENT)
     pool_windows(const scalar_t* __restrict__ features, const Pair* __restrict__ pairs, RoiOrder order,
                  int channels, int frames, int bins, Divider grouped, scalar_t* __restrict__ output,
                  int16_t* __restrict__ argmax) {
