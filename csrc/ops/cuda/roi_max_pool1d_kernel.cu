@@ -311,6 +311,24 @@ __device__ __forceinline__ void write_together(value_t* to, const value_t (&valu
   }
 }
 
+// Steps of neighbouring bins, two in a register.
+template <int COUNT>
+struct Steps {
+  unsigned words[(COUNT + 1) / 2];
+
+  __device__ __forceinline__ void set(int bin, int step) {
+    words[bin / 2] |= (static_cast<unsigned>(step) & 0xffffu) << 16 * (bin % 2);
+  }
+
+  __device__ __forceinline__ void write(int16_t* to) const {
+    if constexpr (COUNT == QUAD) {
+      *reinterpret_cast<uint2*>(to) = {words[0], words[1]};
+    } else {
+      *to = static_cast<int16_t>(words[0]);
+    }
+  }
+};
+
 // features (batch, channels, frames) -> output, argmax (rois, channels, bins), the latter only with PLACES.
 // Block (TILE channels, part of the rois, video); a thread has BINS bins of a roi and WIDTH channels, and
 // `grouped` says how many threads share those channels.
@@ -329,14 +347,15 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   const unsigned per_roi = TILE / WIDTH * grouped.divisor, items = (order.end(video) - begin) * per_roi;
   const unsigned of_roi = channels * bins;
   Pair own[BINS];
-  unsigned r = 0;
-  int c = 0, bin = 0;
+  unsigned to = 0;  // where its first bin is written
+  int c = 0;
   const auto begin_item = [&](unsigned i) {
     if (i < items) {
       const auto split = grouped.divmod(i);
-      r = order.roi(begin + static_cast<int>(split.div / (TILE / WIDTH)));
+      const unsigned r = order.roi(begin + static_cast<int>(split.div / (TILE / WIDTH))),
+                     bin = split.mod * BINS;
       c = static_cast<int>(split.div % (TILE / WIDTH)) * WIDTH;
-      bin = static_cast<int>(split.mod) * BINS;
+      to = r * of_roi + (channel + c) * bins + bin;
       read_pairs(pairs + (r * bins + bin), own);
     }
   };
@@ -345,7 +364,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
   __syncthreads();
   while (i < items) {
     scalar_t values[WIDTH][BINS];
-    int16_t steps[WIDTH][BINS];
+    Steps<BINS> steps[WIDTH] = {};
     bool slowly = odd;
 #pragma unroll
     for (int b = 0; b < BINS; ++b) {
@@ -358,7 +377,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
         for (int w = 0; w < WIDTH; ++w) {
           const Maximum<scalar_t> found = find_slowly<PLACES>(windows, c + w, own[b], frames, odd);
           values[w][b] = found.value;
-          steps[w][b] = static_cast<int16_t>(found.step);
+          steps[w].set(b, found.step);
         }
       }
     } else {
@@ -372,28 +391,24 @@ __global__ void __launch_bounds__(THREADS, RESIDENT)
         for (int w = 0; w < WIDTH; ++w) {
           const bool later = keep_larger<PLACES>(best.value[w], last.value[w]);
           values[w][b] = best.value[w];
-          steps[w][b] =
-              PLACES ? static_cast<int16_t>(windows.step(later ? own[b].last : own[b].first, c + w)) : 0;
+          if (PLACES) {
+            steps[w].set(b, windows.step(later ? own[b].last : own[b].first, c + w));
+          }
         }
       }
     }
-    const uint64_t to = static_cast<uint64_t>(r) * of_roi + ((channel + c) * bins + bin);
+    const unsigned at = to;
     const int valid = here - c;
     i += gridDim.y * blockDim.x;
-    if (!PLACES) {  // else the registers are too few
-      begin_item(i);
-    }
+    begin_item(i);
 #pragma unroll
     for (int w = 0; w < WIDTH; ++w) {
       if (w < valid) {
-        write_together(output + to + w * bins, values[w]);
+        write_together(output + at + w * bins, values[w]);
         if (PLACES) {
-          write_together(argmax + to + w * bins, steps[w]);
+          steps[w].write(argmax + at + w * bins);
         }
       }
-    }
-    if (PLACES) {
-      begin_item(i);
     }
   }
 }
@@ -505,7 +520,8 @@ template <typename scalar_t>
 void pool(const Pooling<scalar_t>& of) {
   const int64_t batch = of.features.size(0), channels = of.features.size(1), frames = of.features.size(2);
   const auto fits = [&](int64_t bytes) { return bytes <= most_shared(); };
-  const bool countable = std::max(of.rois.size(0) * WIDE_TILE, channels) * of.bins < (int64_t(1) << 31) &&
+  const bool countable = of.output.numel() < (int64_t(1) << 32) &&
+                         std::max(of.rois.size(0) * WIDE_TILE, channels) * of.bins < (int64_t(1) << 31) &&
                          position_type(frames) == at::kShort && batch <= MOST_VIDEOS;
   // Where blocks are few, several would fill the same windows.
   const bool few = batch * channels < WIDE_TILE * multiprocessors();
