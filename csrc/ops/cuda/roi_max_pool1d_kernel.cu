@@ -521,7 +521,8 @@ void pool(const Pooling<scalar_t>& of) {
   const int64_t batch = of.features.size(0), channels = of.features.size(1), frames = of.features.size(2);
   const auto fits = [&](int64_t bytes) { return bytes <= most_shared(); };
   const bool countable = of.output.numel() < (int64_t(1) << 32) &&
-                         std::max(of.rois.size(0) * WIDE_TILE, channels) * of.bins < (int64_t(1) << 31) &&
+                         of.rois.size(0) * WIDE_TILE * of.bins < (int64_t(1) << 31) &&
+                         (channels + WIDE_TILE) * of.bins < (int64_t(1) << 31) &&
                          position_type(frames) == at::kShort && batch <= MOST_VIDEOS;
   // Where blocks are few, several would fill the same windows.
   const bool few = batch * channels < WIDE_TILE * multiprocessors();
