@@ -50,12 +50,11 @@ def toolkit_libraries(home: str | None) -> list[str]:
     nvcc = shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None
     if nvcc is None:
         return []
-    told = subprocess.run(
-        [nvcc, "--dryrun", "-x", "cu", os.devnull],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # whether it can compile is for the build to say
+        return []
     top = re.search(r"^#\$ TOP=(.+)$", told.stderr, re.MULTILINE)
     folders = [Path(top[1].strip()) / name for name in ("lib64", "lib")] if top else []
     return sorted({str(folder.resolve()) for folder in folders if folder.is_dir()})

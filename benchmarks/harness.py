@@ -32,8 +32,7 @@ def median_gpu_seconds(run: Callable[[], Any], budget: float = 1.0) -> float:
     """Median seconds that the GPU takes for a call: replays of a CUDA graph, `budget` seconds in all.
 
     What Python and the dispatcher take between two kernels is in no replay; `median_call_seconds` has it. A
-    graph has ten calls where they are short, as starting one takes some microseconds (5.9 us for a call of an
-    empty kernel alone, 1.2 us with nine others).
+    graph has ten calls where they are short, as starting one takes some microseconds of its own.
     """
     for _ in range(3):  # compiles, tunes and allocates
         run()

@@ -49,6 +49,8 @@ def test_libraries_of_the_toolkit_are_found_behind_a_script(
     toolkit_libraries = runpy.run_path(str(ROOT / "setup.py"))["toolkit_libraries"]
     assert toolkit_libraries(str(home)) == [str(toolkit / "lib64")]
     assert toolkit_libraries(str(tmp_path)) == toolkit_libraries(None) == []
+    script.write_bytes(b"\x7fELF, but no program")
+    assert toolkit_libraries(str(home)) == []
 
 
 def test_nothing_is_built_when_nothing_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,6 @@ constexpr int LOOKED_AT = 4;                         // rois that a thread looks
 constexpr int LISTED = MOST_WARPS * 32 * LOOKED_AT;  // and a block
 constexpr int HELD = 8, QUAD = 4;  // bins that a lane reads together; the latter where they are fewer
 
-template <typename value_t, int COUNT>
-struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
-  value_t value[COUNT];
-};
-
 // Collective: which of the next rois of a video, from `base` on and below `end`, reach steps [start, start +
 // SPAN); in the order of the video. Returns how many they are.
 template <typename acc_t>
@@ -64,11 +59,7 @@ __device__ int list_rois(const acc_t* __restrict__ rois, const RoiOrder& order, 
     mine[k] = begin + k < end && first < last && first < start + SPAN && last > start;
     count += mine[k];
   }
-  int sum = count;  // of this lane and of those before
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(0xffffffffu, sum, step);
-    sum += lane >= step ? before : 0;
-  }
+  const int sum = sum_up_to_lane(count);
   __syncthreads();  // the previous list has been used
   if (lane == 31) {
     of_warp[warp] = sum;

@@ -43,11 +43,6 @@ constexpr int QUAD = 4;                         // channels or bins that lie tog
 constexpr int WIDE_TILE = 8, NARROW_TILE = 4;   // channels of a block, the latter of long features or few
 constexpr int64_t MOST_VIDEOS = (1 << 16) - 1;  // of a grid
 
-template <typename value_t, int COUNT>
-struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
-  value_t value[COUNT];
-};
-
 template <typename value_t>
 using Quad = Some<value_t, QUAD>;
 

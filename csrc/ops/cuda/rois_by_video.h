@@ -37,11 +37,7 @@ __device__ void list_rois_of(int64_t video, const coord_t* __restrict__ rois, in
     earlier += of >= 0 && of < video;
     own += of == video;
   }
-  int sum = own;  // of this lane and of those before
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(0xffffffffu, sum, step);
-    sum += lane >= step ? before : 0;
-  }
+  const int sum = sum_up_to_lane(own);
   earlier = sum_of_warp(earlier);
   if (lane == 31) {
     earlier_of_warp[warp] = earlier;

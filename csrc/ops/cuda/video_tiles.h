@@ -15,6 +15,12 @@ namespace avfusion::ops {
 
 constexpr int64_t LARGEST_OUTPUT = int64_t(1) << 20;  // bins of a roi, as blocks count those of many in an int
 
+// Neighbouring numbers that a thread reads or writes at once.
+template <typename value_t, int COUNT>
+struct alignas(COUNT * sizeof(value_t) < 16 ? COUNT * sizeof(value_t) : 16) Some {
+  value_t value[COUNT];
+};
+
 // Copies `count` numbers that lie in a row to shared memory; __syncthreads before they are used.
 template <int THREADS, typename scalar_t>
 __device__ __forceinline__ void stage(const scalar_t* __restrict__ from, int count, scalar_t* to) {
@@ -42,6 +48,16 @@ __device__ __forceinline__ int sum_of_warp(int value) {
   }
   return value;
 #endif
+}
+
+// Collective: the sum of the values of this lane and of those before.
+__device__ __forceinline__ int sum_up_to_lane(int value) {
+  const int lane = threadIdx.x % 32;
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, value, step);
+    value += lane >= step ? before : 0;
+  }
+  return value;
 }
 
 // Collective: how many threads before this one say yes; and in `total` all that do.

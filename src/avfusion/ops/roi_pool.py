@@ -125,7 +125,7 @@ def reference_roi_max_pool1d_backward(
     `spatial_scale` tells the CUDA kernel, with the rois, which bins may have their maximum where.
     """
     count, channels, bins = grad.shape
-    place = rois[:, 0].long()[:, None, None] * frames + argmax.long()
+    place = rois[:, 0].long()[:, None, None] * frames + argmax
     taken = argmax >= 0
     place = torch.where(taken, place, 0).transpose(0, 1).reshape(channels, count * bins)
     values = torch.where(taken, grad, 0).transpose(0, 1).reshape(channels, count * bins)
