@@ -19,6 +19,7 @@ also round the places that they read to 1/32 pixel when warping; ours does not, 
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,10 +77,9 @@ def tvl1_flow(first: Tensor, second: Tensor, options: TVL1Options | None = None)
     """Motion from images to those that follow them.
 
     Pairs are independent: each ends its iterations by itself, and its flow does not depend on its batch. The
-    CPU gives a pair to a thread (`torch.set_num_threads`), CUDA a pair to a few multiprocessors; all
-    instruction sets give equal results, and so does CUDA but for the order of the sum that ends the
-    iterations. Without a compiled kernel for the device (`extension_status`) plain torch computes it, many
-    times slower.
+    CPU gives a pair to a thread (`torch.set_num_threads`), CUDA a pair to a few multiprocessors. Without a
+    compiled kernel for the device (`extension_status`) plain torch computes it, many times slower. All of
+    them, and all instruction sets, give equal results but for the order of the sum that ends the iterations.
 
     Args:
         first: uint8 (N, H, W), grey.
@@ -193,14 +193,15 @@ def _iterate(
     residual: Tensor, gradient: Tensor, inverse: Tensor, flow: Tensor, dual: Tensor, options: TVL1Options
 ) -> tuple[Tensor, Tensor]:
     """One thresholding step (equation 15 of the paper) and one of the dual variables (13)."""
-    limit, rate = options.weight * options.theta, options.tau / options.theta
+    tau, weight, theta = np.array([options.tau, options.weight, options.theta], np.float32)
+    limit, rate = float(weight * theta), float(tau / theta)
     rho = residual + (gradient[:, 0] * flow[:, 0] + gradient[:, 1] * flow[:, 1])
     step = (-rho * inverse).clamp(-limit, limit)
     x, y = dual[:, :, 0], dual[:, :, 1]
     divergence = torch.diff(x, dim=-1, prepend=torch.zeros_like(x[..., :1])) + torch.diff(
         y, dim=-2, prepend=torch.zeros_like(y[..., :1, :])
     )
-    flow = (flow + step[:, None] * gradient) + options.theta * divergence
+    flow = (flow + step[:, None] * gradient) + float(theta) * divergence
     forward = torch.stack(
         [
             torch.diff(flow, dim=-1, append=flow[..., -1:]),
@@ -208,7 +209,10 @@ def _iterate(
         ],
         2,
     )
-    shrink = 1 / (1 + rate * forward.square().sum(2, keepdim=True).sqrt())
+    # In float64, which leaves the nearest float32: in float32 torch has MKL compute square roots, whose last
+    # digit depends on the processor.
+    length = forward.square().sum(2, keepdim=True).double().sqrt().float()
+    shrink = 1 / (1 + rate * length)
     return flow, (dual + rate * forward) * shrink
 
 
@@ -221,11 +225,11 @@ def _warp(channels: Tensor, flow: Tensor) -> Tensor:
     top, down = _cubic(y, height)
     batch = torch.arange(len(flow), device=flow.device)[:, None, None]
     padded = torch.nn.functional.pad(channels, (4, 4, 4, 4)).permute(0, 2, 3, 1)
-    rows = [
-        sum(across[column][..., None] * padded[batch, top + row, left + column] for column in range(4))
-        for row in range(4)
+    columns = [
+        sum(down[row][..., None] * padded[batch, top + row, left + column] for row in range(4))
+        for column in range(4)
     ]
-    warped = sum(down[row][..., None] * rows[row] for row in range(4))
+    warped = sum(across[column][..., None] * columns[column] for column in range(4))
     assert isinstance(warped, Tensor)
     return warped.permute(0, 3, 1, 2)
 
