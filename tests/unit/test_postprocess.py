@@ -44,7 +44,7 @@ def test_suppression_sees_proposals_and_regression_comes_after() -> None:
 
 
 def test_classes_and_videos_do_not_suppress_each_other() -> None:
-    scores = scored([[0, 10], [0, 10]], activity=[[0, 2, 1], [0, 1, 2]])
+    scores = scored([[0, 10], [0, 10]], activity=[[0, 3, 1], [0, 1, 2]])
     found = detections_from_scores({"v": scores, "w": scores}, LABELS, {"v": 20.0, "w": 20.0})
     assert found.video.tolist() == [0, 0, 1, 1]
     assert found.label.tolist() == [0, 1, 0, 1]
