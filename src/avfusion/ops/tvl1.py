@@ -193,6 +193,7 @@ def _iterate(
     residual: Tensor, gradient: Tensor, inverse: Tensor, flow: Tensor, dual: Tensor, options: TVL1Options
 ) -> tuple[Tensor, Tensor]:
     """One thresholding step (equation 15 of the paper) and one of the dual variables (13)."""
+    # In float32, as the kernels compute them.
     tau, weight, theta = np.array([options.tau, options.weight, options.theta], np.float32)
     limit, rate = float(weight * theta), float(tau / theta)
     rho = residual + (gradient[:, 0] * flow[:, 0] + gradient[:, 1] * flow[:, 1])
