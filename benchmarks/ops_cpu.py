@@ -27,6 +27,7 @@ from harness import (
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avfusion.memory import keep_freed_memory
 from avfusion.ops import align1d, nms1d, project_align1d, soft_nms1d
 
 VIDEOS, CLASSES, SEGMENTS = 213, 20, 87_285
@@ -203,6 +204,7 @@ def main() -> None:
         return
     is_there = options.detections.is_file()
     detections = read_detections(options.detections) if is_there else random_detections()
+    keep_freed_memory()  # as training does
     kind = "the released THUMOS14 detections" if is_there else "random segments"
     rows = [*msta(), *project_align(), *suppression(detections, 1), *suppression(detections, 20)]
     title = f"Operators on the CPU (medians; suppression on {kind} and 20 times as many)"

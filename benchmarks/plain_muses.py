@@ -21,7 +21,7 @@ def losses(detector: Muses, example: Example) -> dict[str, Tensor]:
     """The losses of one video with its first sample of proposals."""
     first = int(example.bank.begins[example.video])
     rows = np.arange(first, first + int(example.bank.lengths[example.video]))
-    features = example.bank.gather(rows).T.contiguous()
+    features = example.bank.gather(rows).T.to(detector.roi_head.activity_fc.weight.dtype).contiguous()
     for layer in detector.backbone.layers:
         features = aggregate(layer, features) if isinstance(layer, AggregationLayer) else layer(features)
     rois = example.samples.rois[0]

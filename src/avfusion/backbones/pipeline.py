@@ -5,7 +5,6 @@ Threads, or processes for several videos at a time, decode ahead while the netwo
 it together. Nothing that is held grows with the length of a video but its features.
 """
 
-import ctypes
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -29,10 +28,10 @@ from avfusion.media.read_ahead import read_ahead
 from avfusion.media.reader_process import ReaderProcesses
 from avfusion.media.reading import End, Job, Piece, SoundSource, read_video
 from avfusion.media.snippets import AudioGeometry, SnippetGeometry
+from avfusion.memory import keep_freed_memory
 
 MAX_WORKERS = 8
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT, LARGE_BLOCK = 2**28, 2**25  # bytes; the latter is as large as glibc allows
+KEPT, LARGE_BLOCK = 2**28, 2**25  # bytes; `extract` sees blocks of ever other sizes for hours
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def extract(
     """Extract videos; gives the name of a stream for every snippet that is done, and calls `finish`."""
     meter = meter or Meter()
     meter.readers = running.readers
-    _keep_blocks()
+    keep_freed_memory(KEPT, LARGE_BLOCK)
     networks = {c.name: _network(c, backbones[c.name].module, running, meter) for c in streams}
     packers = {c.name: Packer[_Piece](c.batch_size, networks[c.name].joint) for c in streams}
     videos = {index: _Open() for index in range(len(paths))}
@@ -188,19 +187,6 @@ def extract(
     for network in networks.values():
         network.drain()
     finish_what_is_done()
-
-
-def _keep_blocks() -> None:
-    """Have glibc keep freed blocks of memory at hand, up to a size, and give larger ones back at once.
-
-    By itself it asks the system for large blocks, page by page, and gives them back, for every layer of a
-    network: a third of the time on a CPU. The size up to which it keeps them it raises as blocks are freed;
-    what threads then leave in each other's heaps adds up over a long video to several times what is in use.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-        mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
 def _network(config: StreamConfig, module: nn.Module, running: Running, meter: Meter) -> Network:

@@ -31,6 +31,7 @@ from avfusion.engine.schedule import TrainingOptions, check_schedule, published_
 from avfusion.engine.standardise import Standardiser
 from avfusion.errors import InputError
 from avfusion.files import sha256
+from avfusion.memory import keep_freed_memory
 from avfusion.options import read_options, write_options
 from avfusion.seeding import derive
 
@@ -72,7 +73,7 @@ def train(
     save_every: float = SAVE_EVERY,
     initial_path: str | Path | None = None,
 ) -> None:
-    """Train a detector and write its checkpoint.
+    """Train a detector and write its checkpoint. On a CPU, the process keeps freed memory from then on.
 
     Args:
         config: ``{"detector": name, "model": {...}, "training": {...}}``: see `TrainingOptions` and the
@@ -100,6 +101,8 @@ def train(
     chosen = read_training_config(config)
     options = chosen.training
     where = choose_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     videos = collect_videos(features, proposals, annotations)
     widths = _common_widths(videos)
     start = None
